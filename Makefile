@@ -1,0 +1,40 @@
+# Needs Python >= 3.11 and make, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+QUICKSTART_DATA := runs/quickstart/data
+QUICKSTART_ARTIFACT := router_artifacts/quickstart
+
+.PHONY: quickstart test lint clean
+
+quickstart: $(VENV)/.train  ## Draw a simulated workload, train on it, route a text and a picture.
+	$(BIN)/router-train simulate $(QUICKSTART_DATA) --rows 1200 --seed 0
+	$(BIN)/router-train run configs/quickstart.yml
+	$(BIN)/model-router route --artifact $(QUICKSTART_ARTIFACT) "What is 17 + 25?"
+	$(BIN)/model-router route --artifact $(QUICKSTART_ARTIFACT) \
+		--image $(QUICKSTART_DATA)/example.png "How many circles are in the picture?"
+
+test: $(VENV)/.dev lint  ## Everything that must pass: style, types, import contracts, tests.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[train]'
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[clip,train,remote,minilm,dev]'
+	@touch $@
+
+clean:  ## Remove what the targets made.
+	rm -rf $(VENV) runs router_artifacts/quickstart

@@ -1,0 +1,328 @@
+"""YAML to a validated, frozen ``RuntimeConfig``.
+
+Unknown keys, repeated keys and contradictions are errors. ``${NAME}`` and ``${NAME:-default}`` in
+string values are filled from the environment when the file is read, and nowhere else; secrets
+are never in the file, only the name of the variable that holds them (``api_key_env``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Hashable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from router_runtime.errors import ConfigError
+from router_runtime.types import Json, Modality
+
+
+class StrictModel(BaseModel):
+    """Base of everything that is read from YAML or JSON: unknown keys are errors, values frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+Model = TypeVar("Model", bound=BaseModel)
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Cost = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+class EncoderRuntime(StrictModel):
+    """Where and how fast encoders run; never changes what they mean.
+
+    ``device`` is ``auto`` (GPU when there), ``cpu``, ``cuda`` or ``cuda:N``. ``url`` and
+    ``api_key_env`` override a remote encoder's own.
+    """
+
+    device: str = "auto"
+    batch_size: int = Field(default=64, ge=1, le=65_536)
+    url: str | None = None
+    api_key_env: str | None = None
+    timeout_s: float = Field(default=30.0, gt=0)
+
+
+class PriceConfig(StrictModel):
+    """USD per million tokens and per picture."""
+
+    input_mtok: Decimal = Field(ge=0)
+    output_mtok: Decimal = Field(ge=0)
+    cached_input_mtok: Decimal | None = Field(default=None, ge=0)
+    image: Decimal = Field(default=Decimal(0), ge=0)
+
+
+class CandidateConfig(StrictModel):
+    """A model that may be chosen: what it accepts and what it costs.
+
+    ``price`` is USD; ``cost`` is a relative factor without a unit (seed 003's ``model_costs``).
+    One config uses one of the two.
+    """
+
+    id: str = Field(min_length=1)
+    modalities: frozenset[Modality] = frozenset({Modality.TEXT})
+    context_window: int | None = Field(default=None, ge=1)
+    tools: bool = True
+    json_mode: bool = True
+    price: PriceConfig | None = None
+    cost: Cost | None = None
+
+    @field_validator("modalities")
+    @classmethod
+    def _some_modality(cls, value: frozenset[Modality]) -> frozenset[Modality]:
+        if not value:
+            raise ValueError("name at least one modality: [text] or [text, image]")
+        return value
+
+
+class CheapestQualifiedConfig(StrictModel):
+    """The cheapest model whose probability reaches its threshold (seed 003's rule).
+
+    A model without an own threshold has ``default_threshold``; 0 lets it always qualify.
+    """
+
+    kind: Literal["cheapest_qualified"] = "cheapest_qualified"
+    thresholds: dict[str, Probability] = Field(default_factory=dict)
+    default_threshold: Probability = 0.0
+
+
+class UtilityConfig(StrictModel):
+    """The highest ``P - lambda x cost``; lambda in 1/USD (or per unit of relative cost)."""
+
+    kind: Literal["utility"] = "utility"
+    lambda_per_usd: float = Field(ge=0, allow_inf_nan=False)
+
+
+class HighestProbabilityConfig(StrictModel):
+    """The highest probability, whatever it costs."""
+
+    kind: Literal["highest_probability"] = "highest_probability"
+
+
+class FixedConfig(StrictModel):
+    """Always the same model, while it is eligible."""
+
+    kind: Literal["fixed"] = "fixed"
+    model: str
+
+
+PolicyConfig = Annotated[
+    CheapestQualifiedConfig | UtilityConfig | HighestProbabilityConfig | FixedConfig,
+    Field(discriminator="kind"),
+]
+
+
+_POLICY: TypeAdapter[PolicyConfig] = TypeAdapter(PolicyConfig)
+
+
+class ImageLimitsConfig(StrictModel):
+    """Caps on incoming pictures."""
+
+    max_bytes: int = Field(default=20 * 2**20, ge=1)
+    max_pixels: int = Field(default=50_000_000, ge=1)
+
+
+class RuntimeConfig(StrictModel):
+    """What is chosen, not learned: changes without retraining.
+
+    Parameters
+    ----------
+    artifact : Path
+        The artifact's folder, relative to the config file.
+    candidates : tuple of CandidateConfig
+        The models that may be chosen, all known to the artifact. Empty: every model of the
+        artifact, with the modalities it was scored on in training and the costs learned there.
+    policies : mapping of name to PolicyConfig
+        Named policies, beside the presets.
+    policy : str or None
+        The policy used when a request names none. None: the only configured one, or else the
+        one that the artifact recommends.
+    encoder : EncoderRuntime
+        Device, batch size, server.
+    images : ImageLimitsConfig
+        Caps on pictures.
+    model_thresholds, model_costs : mapping
+        Seed 003's form: the same as a ``cheapest_qualified`` policy and a ``cost`` per candidate.
+    """
+
+    artifact: Path
+    candidates: tuple[CandidateConfig, ...] = ()
+    policies: dict[str, PolicyConfig] = Field(default_factory=dict)
+    policy: str | None = None
+    encoder: EncoderRuntime = EncoderRuntime()
+    images: ImageLimitsConfig = ImageLimitsConfig()
+    model_thresholds: dict[str, Probability] | None = None
+    model_costs: dict[str, Cost] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RuntimeConfig:
+        check_candidates(self.candidates)
+        if self.model_thresholds is not None and (self.policy or self.policies):
+            raise ValueError(
+                "'model_thresholds' and 'policy'/'policies' say the same thing twice; keep one"
+            )
+        if self.model_costs is not None and any(
+            c.price is not None or c.cost is not None for c in self.candidates
+        ):
+            raise ValueError("'model_costs' and the candidates' own price or cost: keep one")
+        return self
+
+
+def check_candidates(candidates: tuple[CandidateConfig, ...]) -> None:
+    """Refuse repeated ids and a mix of prices and relative costs.
+
+    Raises
+    ------
+    ValueError
+        Naming the id or the two kinds of cost.
+    """
+    seen: set[str] = set()
+    for candidate in candidates:
+        if candidate.id in seen:
+            raise ValueError(f"candidate '{candidate.id}' is listed twice; remove one")
+        seen.add(candidate.id)
+        if candidate.price is not None and candidate.cost is not None:
+            raise ValueError(f"candidate '{candidate.id}' has both 'price' and 'cost'; keep one")
+    priced = [c.id for c in candidates if c.price is not None]
+    factored = [c.id for c in candidates if c.cost is not None]
+    if priced and factored:
+        raise ValueError(
+            f"USD prices ({priced[0]}) and relative costs ({factored[0]}) cannot be compared; "
+            "use one kind for all candidates"
+        )
+
+
+# --------------------------------------------------------------------------- reading YAML
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys without a word; this one refuses."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: a key must be a string.")
+            if key in seen:
+                raise ConfigError(
+                    f"line {key_node.start_mark.line + 1}: key '{key}' is repeated; remove one."
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+def read_yaml(path: Path) -> dict[str, Json]:
+    """Read a YAML mapping, refusing repeated keys and filling ``${NAME:-default}``.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, is no YAML mapping, repeats a key or names an unset variable.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"Config file '{path}' does not exist.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Config file '{path}' cannot be read: {error}") from error
+    try:
+        content = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader subclass
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys to values at the top level.")
+    try:
+        filled: dict[str, Json] = _fill(content, os.environ)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return filled
+
+
+def _fill(value: Json, environment: Mapping[str, str]) -> Json:
+    if isinstance(value, dict):
+        return {key: _fill(entry, environment) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_fill(entry, environment) for entry in value]
+    if not isinstance(value, str):
+        return value
+
+    def lookup(match: re.Match[str]) -> str:
+        name, default = match.group(1), match.group(2)
+        found = environment.get(name, default)
+        if found is None:
+            raise ConfigError(
+                f"environment variable '{name}' is not set; set it, or give a default with "
+                f"${{{name}:-value}}."
+            )
+        return found
+
+    return _VARIABLE.sub(lookup, value)
+
+
+def validate(model: type[Model], content: Json, *, source: str) -> Model:
+    """Validate ``content`` as ``model``, translating pydantic's report into one ``ConfigError``.
+
+    Parameters
+    ----------
+    model : type
+        A pydantic model.
+    content : JSON-like
+        What was read.
+    source : str
+        Named in the error, e.g. the file.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        known = ", ".join(sorted(model.model_fields))
+        raise ConfigError(f"{source}: {_problems(error, known)}") from error
+
+
+def validate_policy(content: Json, *, source: str) -> PolicyConfig:
+    """Validate a mapping as one of the policy configs; same errors as ``validate``."""
+    try:
+        return _POLICY.validate_python(content)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_problems(error, '')}") from error
+
+
+def _problems(error: ValidationError, known: str) -> str:
+    problems = []
+    for entry in error.errors(include_url=False):
+        where = ".".join(str(part) for part in entry["loc"])
+        message = entry["msg"].removeprefix("Value error, ")
+        if entry["type"] == "extra_forbidden":
+            top_level = known and len(entry["loc"]) == 1
+            message = "unknown key" + (f" (known: {known})" if top_level else "")
+        problems.append(f"{where}: {message}" if where else message)
+    return "; ".join(problems)
+
+
+def load_config(path: str | Path) -> RuntimeConfig:
+    """Read and validate a runtime config; ``artifact`` becomes relative to the file's folder.
+
+    Raises
+    ------
+    ConfigError
+        One line naming the file, the key, what is wrong and what is known.
+    """
+    file = Path(path)
+    config = validate(RuntimeConfig, read_yaml(file), source=str(file))
+    return config.model_copy(update={"artifact": (file.parent / config.artifact).resolve()})

@@ -1,0 +1,57 @@
+"""What every test may use: the shared tables, and one small trained router."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under MODEL_ROUTER_NO_SKIP a test may not be skipped, but for want of the shared tables."""
+    report = yield
+    if report.skipped and os.environ.get("MODEL_ROUTER_NO_SKIP") and not hasattr(report, "wasxfail"):
+        reason = str(report.longrepr)
+        if "shared" not in reason:
+            report.outcome = "failed"
+            report.longrepr = f"skipped although MODEL_ROUTER_NO_SKIP is set: {reason}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real outcomes; tests that need it are skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("the shared tables of real outcomes are not beside the project")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def workload(tmp_path_factory) -> Path:
+    """A folder with 400 simulated records and their pictures."""
+    from router_training.simulated import write_workload
+
+    folder = tmp_path_factory.mktemp("workload")
+    write_workload(folder, rows=400, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(workload, tmp_path_factory):
+    """A finished run on the workload with a quick head: (config, result)."""
+    from router_training.config import load_training_config
+    from router_training.pipeline import run
+
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "train.yml").write_text(
+        f"data: {{path: '{workload / 'records.jsonl'}'}}\n"
+        "features: {encoders: [{kind: embedded, text_components: 32, thumbnail_components: 16}]}\n"
+        "head: logistic\noutput: artifact\nwork_dir: work\nseed: 3\n"
+    )
+    config = load_training_config(folder / "train.yml")
+    return config, run(config)
