@@ -1,0 +1,110 @@
+"""Where the pictures of a data file lie: in the row, beside the file, or in tar files of a folder.
+
+A folder of uncompressed ``*.tar`` files works like a folder of their members. Members are read by
+name through an index of offsets; nothing is ever extracted, so a member called ``../../x`` or a
+link harms nobody. Equal pictures share one ``Image``, and each is decoded once to prove that it
+does.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import tarfile
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from router_runtime.errors import DataError, QueryError
+from router_runtime.images import DEFAULT_LIMITS, ImageLimits, load_image, verify
+from router_runtime.types import Image
+
+
+class _Member(NamedTuple):
+    tar: Path
+    offset: int
+    size: int
+
+
+class Pictures:
+    """Turns what rows say about pictures into checked, shared ``Image`` objects.
+
+    Parameters
+    ----------
+    root : Path
+        Where relative paths and names start; paths that leave it are refused.
+    limits : ImageLimits
+        For every picture.
+    """
+
+    def __init__(self, root: Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> None:
+        self._root = root
+        self._limits = limits
+        self._by_digest: dict[str, Image] = {}
+        self._by_name: dict[str, Image] = {}
+
+    def load(self, source: Any) -> Image:
+        """Return the picture of one source.
+
+        Parameters
+        ----------
+        source : str, bytes, Path, PIL.Image.Image, Image or mapping
+            As in ``images.load_image``; a mapping is Hugging Face's ``{"bytes", "path"}``. A name
+            that is no file under the root is looked up in the root's tar files.
+
+        Raises
+        ------
+        QueryError
+            The picture is missing, not accepted or does not decode.
+        """
+        if isinstance(source, Image) and source.sha256 in self._by_digest:
+            return self._by_digest[source.sha256]
+        if isinstance(source, Mapping):
+            source = source.get("bytes") or source.get("path")
+            if source is None:
+                raise QueryError("A picture's object has neither 'bytes' nor 'path'.")
+        if isinstance(source, str) and len(source) < 1024:
+            if source not in self._by_name:
+                self._by_name[source] = self._loaded(self._member_bytes(source) or source)
+            return self._by_name[source]
+        return self._loaded(source)
+
+    def _loaded(self, source: Any) -> Image:
+        image = load_image(source, limits=self._limits, base_dir=self._root)
+        known = self._by_digest.get(image.sha256)
+        if known is None:
+            verify(image)
+            known = self._by_digest[image.sha256] = image
+        return known
+
+    def _member_bytes(self, name: str) -> bytes | None:
+        found = self._members.get(posixpath.normpath(name), ())
+        if not found or (self._root / name).is_file():
+            return None
+        if len(found) > 1:
+            tars = " and ".join(member.tar.name for member in found[:2])
+            raise QueryError(f"The picture {name!r} is in {tars}; names must be unique.")
+        tar, offset, size = found[0]
+        if size > self._limits.max_bytes:
+            raise QueryError(
+                f"The picture {name!r} has {size:,} bytes; at most {self._limits.max_bytes:,} are "
+                "accepted."
+            )
+        with tar.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    @cached_property
+    def _members(self) -> dict[str, tuple[_Member, ...]]:
+        index: dict[str, tuple[_Member, ...]] = {}
+        for path in sorted(self._root.glob("*.tar")):
+            try:
+                with tarfile.open(path, "r:") as tar:
+                    for member in tar:
+                        if member.isreg() and not member.issparse():
+                            name = posixpath.normpath(member.name)
+                            place = _Member(path, member.offset_data, member.size)
+                            index[name] = (*index.get(name, ()), place)
+            except (tarfile.TarError, OSError, EOFError) as error:
+                raise DataError(f"The tar file cannot be read: {error}.", file=str(path)) from error
+        return index
