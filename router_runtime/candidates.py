@@ -1,0 +1,70 @@
+"""Candidates as configured, in the column order of an artifact: capabilities and prices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from router_runtime.config import CandidateConfig
+from router_runtime.eligibility import NOT_CONFIGURED, Capabilities
+from router_runtime.pricing import PriceTable, price_from_mapping
+from router_runtime.types import Modality
+
+
+def capabilities_of(
+    candidates: Sequence[CandidateConfig],
+    *,
+    model_ids: Sequence[str],
+    scored_modalities: Mapping[str, Sequence[Modality]],
+) -> list[Capabilities]:
+    """Return each column's capabilities.
+
+    Parameters
+    ----------
+    candidates : sequence of CandidateConfig
+        What the config says. Models that it does not list are blocked. Empty: every model may be
+        chosen, for the modalities that it was scored on in training.
+    model_ids : sequence of str
+        Column order.
+    scored_modalities : mapping
+        Learned: per model, the modalities of the queries that it has scores for.
+    """
+    if not candidates:
+        return [
+            Capabilities(modalities=frozenset(scored_modalities.get(model) or Modality))
+            for model in model_ids
+        ]
+    configured = {entry.id: entry for entry in candidates}
+    return [
+        Capabilities(entry.modalities, entry.context_window, entry.tools, entry.json_mode)
+        if (entry := configured.get(model))
+        else Capabilities(blocked=NOT_CONFIGURED)
+        for model in model_ids
+    ]
+
+
+def price_table_of(
+    candidates: Sequence[CandidateConfig],
+    *,
+    model_ids: Sequence[str],
+    model_costs: Mapping[str, float] | None = None,
+) -> PriceTable | None:
+    """Return configured prices or relative factors in column order; None when there are none.
+
+    Raises
+    ------
+    ConfigError
+        If prices and relative factors are mixed.
+    """
+    factors = {entry.id: entry.cost for entry in candidates if entry.cost is not None}
+    factors |= model_costs or {}
+    prices = {entry.id: entry.price for entry in candidates if entry.price is not None}
+    if not factors and not prices:
+        return None
+    return PriceTable(
+        model_ids=tuple(model_ids),
+        prices=tuple(
+            price_from_mapping(prices[model].model_dump(), owner=model) if model in prices else None
+            for model in model_ids
+        ),
+        factors=tuple(factors.get(model) for model in model_ids),
+    )

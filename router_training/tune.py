@@ -1,0 +1,348 @@
+"""Choose a policy's numbers on the calibration split, for a wanted quality or a budget.
+
+Two policies are tuned and shown side by side: one lambda for ``utility``, and one threshold per
+model for ``cheapest_qualified``. Both are searched by calling ``Policy.rank`` and measuring what
+it chose, so that what is tuned is what will serve.
+
+Numbers chosen because they did well on a few hundred rows do less well elsewhere (the winner's
+curse), thresholds more than lambda, since there is one for each model. Therefore quality is
+measured on scores moved halfway towards the predicted probabilities (``SHRINKAGE``), which carry
+no luck of the draw, and thresholds are recommended only where they are better by more than a
+trifle. With a tenth of the rows for tuning, over 16 splits and targets of 95, 98 and 100 %, the
+recommended policy's root mean square distance from its target on test rows fell from .031 to .009
+on RouterBench, from .012 to .011 on MMLU and from .029 to .027 on BlindTest. (Halfway is the middle
+of five weights tried on these same splits, so the figures flatter a little.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from router_runtime.config import CheapestQualifiedConfig, UtilityConfig
+from router_runtime.errors import ConfigError, DataError
+from router_runtime.policy import CheapestQualified, Policy, Utility, build_policy
+from router_runtime.types import F64, Bool, Json
+from router_training.labels import LabelMatrix
+from router_training.metrics import (
+    Outcome,
+    actual_cost,
+    best_single_model,
+    check_aligned,
+    lambda_grid,
+    outcome,
+    single_model,
+)
+
+DEFAULT_TARGET_QUALITY = 0.98
+
+SHRINKAGE = 0.5
+"""How far scores are moved towards the probabilities: 0 trusts luck, 1 trusts the calibration."""
+
+MAX_SWEEPS = 4
+"""Rounds of coordinate descent; it settles after two or three."""
+
+CLEARLY_CHEAPER, CLEARLY_BETTER = 0.9, 1.01
+"""Thresholds beat ``utility`` if their cost (quality) is this many times its own; less is a tie."""
+
+THRESHOLD_STEPS = 20
+"""Quantiles of a model's probabilities that are tried as its threshold."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The wanted outcome, as numbers.
+
+    Parameters
+    ----------
+    least_quality : float or None
+        Reach this mean score at the least cost; or
+    most_cost : float or None
+        spend at most this per call, at the best quality.
+    """
+
+    least_quality: float | None
+    most_cost: float | None
+
+    def loss(self, result: Outcome) -> tuple[float, float, float]:
+        """Return a key to minimise: distance from the goal first, then what is to be optimised."""
+        if result.n_scored == 0:
+            return (np.inf, np.inf, np.inf)
+        if self.least_quality is not None:
+            shortfall = max(0.0, self.least_quality - result.quality)
+            return (_noiseless(shortfall), result.cost, -result.quality)
+        overspend = max(0.0, result.cost - (self.most_cost or 0.0))
+        return (_noiseless(overspend), -result.quality, result.cost)
+
+    def met(self, result: Outcome) -> bool:
+        """Whether ``result`` reaches the goal."""
+        return self.loss(result)[0] == 0
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One policy with its chosen numbers and what it achieves on the calibration split.
+
+    Parameters
+    ----------
+    config : PolicyConfig
+    outcome : Outcome
+        Its quality is measured on the shrunken scores; by this sober estimate the goal is judged.
+    measured_quality : float
+        The mean of the scores as they are, which flatters numbers that were chosen for them.
+    met : bool
+    """
+
+    config: UtilityConfig | CheapestQualifiedConfig
+    outcome: Outcome
+    measured_quality: float
+    met: bool
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What each kind of policy reaches, and which one to use.
+
+    Parameters
+    ----------
+    goal : Goal
+    best_single : str
+        The model that is best on its own on the calibration split.
+    best_single_outcome : Outcome
+        Its quality, too, is measured on the shrunken scores.
+    utility, cheapest_qualified : Tuned
+    recommended : PolicyConfig
+        Of the two, the one that meets the goal, then the clearly cheaper (for a quality) or
+        clearly better (for a budget); ``utility`` if they tie.
+    met : bool
+        Whether the recommended one meets the goal on the calibration split.
+    message : str
+        The same in a sentence.
+    """
+
+    goal: Goal
+    best_single: str
+    best_single_outcome: Outcome
+    utility: Tuned
+    cheapest_qualified: Tuned
+    recommended: UtilityConfig | CheapestQualifiedConfig
+    met: bool
+    message: str
+
+    def to_json(self) -> Json:
+        """Return plain values."""
+        return {
+            "goal": asdict(self.goal),
+            "best_single": {"model": self.best_single, **asdict(self.best_single_outcome)},
+            **{
+                tuned.config.kind: {
+                    "config": tuned.config.model_dump(mode="json"),
+                    "met": tuned.met,
+                    "measured_quality": tuned.measured_quality,
+                    **asdict(tuned.outcome),
+                }
+                for tuned in (self.utility, self.cheapest_qualified)
+            },
+            "recommended": self.recommended.model_dump(mode="json"),
+            "met": self.met,
+            "message": self.message,
+        }
+
+
+def tune(
+    *,
+    P: F64,
+    expected_cost: F64,
+    labels: LabelMatrix,
+    model_ids: Sequence[str],
+    target_quality: float | None = None,
+    max_cost_per_1k: float | None = None,
+    eligible: Bool | None = None,
+    cost_unit: str = "usd",
+) -> TuneResult:
+    """Choose lambda and thresholds for a wanted outcome on scored queries.
+
+    Parameters
+    ----------
+    P : ndarray of shape (n_queries, n_models)
+        Calibrated probabilities of queries that the head never saw.
+    expected_cost : ndarray of shape (n_queries, n_models)
+        In ``cost_unit``. Where an eligible model's cost is unknown, the highest probability is
+        recommended, as there is nothing to trade.
+    labels : LabelMatrix
+    model_ids : sequence of str
+        Columns of ``P``.
+    target_quality : float, optional
+        Wanted share of the best single model's quality, at the least cost; 0.98 if neither goal is
+        given.
+    max_cost_per_1k : float, optional
+        Wanted cost of a thousand calls, at the best quality.
+    eligible : ndarray of shape (n_queries, n_models), bool, optional
+        All by default.
+    cost_unit : str
+        ``usd`` or ``relative``.
+
+    Raises
+    ------
+    ConfigError
+        Both goals are given, one is not positive, or costs are unknown and a budget is given.
+    DataError
+        Shapes or model ids disagree, or nothing is scored.
+    """
+    eligible = np.ones(P.shape, dtype=np.bool_) if eligible is None else eligible
+    check_aligned(P, labels, expected_cost, eligible, model_ids=model_ids)
+    cost = actual_cost(labels, expected_cost, cost_unit=cost_unit)
+    scores = labels.Y + SHRINKAGE * (P - labels.Y)
+    best = best_single_model(scores, cost, eligible)
+    if best is None:
+        raise DataError("No query has a scored eligible model; there is nothing to tune on.")
+    reference = outcome(single_model(best, eligible), scores, cost)
+    goal = _goal(target_quality, max_cost_per_1k, reference)
+
+    def measure(policy: Policy) -> Outcome:
+        return outcome(policy.rank(P, expected_cost, eligible)[:, 0], scores, cost)
+
+    def tuned_to(config: UtilityConfig | CheapestQualifiedConfig) -> Tuned:
+        policy = build_policy(config, model_ids=model_ids)
+        choice = policy.rank(P, expected_cost, eligible)[:, 0]
+        result = outcome(choice, scores, cost)
+        return Tuned(config, result, outcome(choice, labels.Y, cost).quality, goal.met(result))
+
+    unknown = np.flatnonzero((np.isnan(expected_cost) & eligible).any(axis=0))
+    unpriced = ", ".join(model_ids[int(column)] for column in unknown)
+    if unpriced:
+        _refuse_budget(goal, unpriced)
+        # Both then choose the highest probability.
+        utility = tuned_to(UtilityConfig(lambda_per_usd=0.0))
+        thresholds = tuned_to(CheapestQualifiedConfig(default_threshold=1.0))
+    else:
+        grid = lambda_grid(P, expected_cost, eligible)
+        utility = tuned_to(_tune_utility(measure, goal, grid))
+        thresholds = tuned_to(_tune_thresholds(measure, goal, P, eligible, best, model_ids))
+    tuned = _recommended(goal, utility, thresholds)
+    return TuneResult(
+        goal=goal,
+        best_single=model_ids[best],
+        best_single_outcome=reference,
+        utility=utility,
+        cheapest_qualified=thresholds,
+        recommended=tuned.config,
+        met=tuned.met,
+        message=_message(goal, tuned, cost_unit, unpriced),
+    )
+
+
+def _recommended(goal: Goal, utility: Tuned, thresholds: Tuned) -> Tuned:
+    if not (utility.met and thresholds.met):
+        return min((utility, thresholds), key=lambda tuned: goal.loss(tuned.outcome))
+    ours, theirs = thresholds.outcome, utility.outcome
+    if goal.least_quality is not None:
+        clear = ours.cost < CLEARLY_CHEAPER * theirs.cost
+    else:
+        clear = ours.quality > CLEARLY_BETTER * theirs.quality
+    return thresholds if clear else utility
+
+
+def _goal(target_quality: float | None, max_cost_per_1k: float | None, reference: Outcome) -> Goal:
+    if target_quality is not None and max_cost_per_1k is not None:
+        raise ConfigError(
+            "target_quality and max_cost_per_1k are two goals; keep one "
+            f"(given: {target_quality} and {max_cost_per_1k})."
+        )
+    if max_cost_per_1k is not None:
+        if not max_cost_per_1k > 0:
+            raise ConfigError(f"max_cost_per_1k must be > 0, not {max_cost_per_1k}.")
+        return Goal(least_quality=None, most_cost=max_cost_per_1k / 1000)
+    share = DEFAULT_TARGET_QUALITY if target_quality is None else target_quality
+    if not share > 0:
+        raise ConfigError(f"target_quality must be > 0, not {share}.")
+    return Goal(least_quality=share * reference.quality, most_cost=None)
+
+
+def _refuse_budget(goal: Goal, unpriced: str) -> None:
+    if goal.most_cost is not None:
+        raise ConfigError(
+            f"A budget needs the expected cost of every model; unknown for {unpriced}. Configure "
+            "prices or relative costs, or record costs in the data."
+        )
+
+
+def _tune_utility(measure: Callable[[Policy], Outcome], goal: Goal, grid: F64) -> UtilityConfig:
+    # Of equal outcomes the first is taken: the smallest lambda, which leans towards quality.
+    value = min(grid, key=lambda value: goal.loss(measure(Utility(float(value)))))
+    return UtilityConfig(lambda_per_usd=float(value))
+
+
+def _tune_thresholds(
+    measure: Callable[[Policy], Outcome],
+    goal: Goal,
+    P: F64,
+    eligible: Bool,
+    best_single: int,
+    model_ids: Sequence[str],
+) -> CheapestQualifiedConfig:
+    """Coordinate descent from the best common threshold and from the best single model."""
+
+    def loss(thresholds: F64) -> tuple[float, float, float]:
+        return goal.loss(measure(CheapestQualified(thresholds)))
+
+    grids = [_threshold_grid(P[eligible[:, j], j]) for j in range(P.shape[1])]
+    common = [np.full(P.shape[1], value) for value in _threshold_grid(P[eligible])]
+    alone = np.where(np.arange(P.shape[1]) == best_single, 0.0, 1.0)
+    starts = [min(common, key=loss), alone]
+    thresholds = min((_descend(start, grids, loss) for start in starts), key=loss)
+    return CheapestQualifiedConfig(
+        thresholds=dict(zip(model_ids, thresholds.tolist(), strict=True))
+    )
+
+
+def _threshold_grid(p: F64) -> F64:
+    quantiles = np.quantile(p, np.linspace(0, 1, THRESHOLD_STEPS)) if len(p) else np.zeros(0)
+    return np.unique(np.concatenate([[0.0], quantiles, [1.0]]))
+
+
+def _descend(
+    start: F64, grids: Sequence[F64], loss: Callable[[F64], tuple[float, float, float]]
+) -> F64:
+    """Improve one threshold at a time until a whole sweep changes nothing."""
+    current, lowest = start.copy(), loss(start)
+    for _ in range(MAX_SWEEPS):
+        before = lowest
+        for column, grid in enumerate(grids):
+            for value in grid:
+                trial = current.copy()
+                trial[column] = value
+                if (trial_loss := loss(trial)) < lowest:
+                    current, lowest = trial, trial_loss
+        if lowest == before:
+            break
+    return current
+
+
+def _message(goal: Goal, tuned: Tuned, cost_unit: str, unpriced: str) -> str:
+    unit = "USD" if cost_unit == "usd" else "relative cost"
+    reached = (
+        f"quality {tuned.outcome.quality:.4f} at {1000 * tuned.outcome.cost:.4g} {unit} per 1,000 "
+        f"calls with {tuned.config.kind}"
+    )
+    if goal.least_quality is not None:
+        wanted = f"quality {goal.least_quality:.4f}"
+    else:
+        wanted = f"{1000 * (goal.most_cost or 0.0):.4g} {unit} per 1,000 calls"
+    if tuned.met:
+        verdict = f"The goal of {wanted} is met on the calibration split: {reached}."
+    else:
+        verdict = (
+            f"The goal of {wanted} cannot be met on the calibration split; "
+            f"the nearest is {reached}."
+        )
+    if unpriced:
+        verdict += f" Costs are unknown for {unpriced}, so that only quality could be weighed."
+    return verdict
+
+
+def _noiseless(distance: float) -> float:
+    """Round away what float64 summation leaves, so that a goal met exactly counts as met."""
+    return 0.0 if distance < 1e-12 else distance

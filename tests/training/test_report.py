@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from router_runtime.errors import RouterError
+from router_runtime.policy import CheapestQualified, HighestProbability
+from router_training.evaluate import evaluate
+from router_training.labels import LabelMatrix
+from router_training.report import render_table, render_tuning, write_report_json
+from router_training.tune import tune
+
+NAN = float("nan")
+MODELS = ("vendor/dear", "cheap[v2]")
+P = np.array([[0.9, 0.8], [0.9, 0.8], [0.9, 0.2], [0.9, 0.2]])
+Y = np.array([[1.0, 1.0], [1.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+COST = np.tile([0.004, 0.001], (4, 1))
+
+
+def evaluated(scores=Y, cost=COST, policy=None, **arguments):
+    return evaluate(
+        P=P,
+        labels=LabelMatrix.of_scores(MODELS, scores),
+        expected_cost=cost,
+        policy=policy or CheapestQualified(np.full(2, 0.5)),
+        model_ids=MODELS,
+        **arguments,
+    )
+
+
+def printed(render, value, **arguments):
+    stream = io.StringIO()
+    render(value, Console(file=stream, width=110), **arguments)
+    return stream.getvalue()
+
+
+def cells(text, title):
+    """The cells of the line that starts with ``title``."""
+    line = next(line for line in text.splitlines() if re.match(rf"\W*{re.escape(title)}", line))
+    return [cell.strip() for cell in re.split("[│┃|]", line) if cell.strip()]
+
+
+def test_the_table_shows_every_candidate_the_references_and_the_router():
+    text = printed(render_table, evaluated())
+    assert cells(text, "vendor/dear") == ["vendor/dear", "1.0000", "+0.0000", "4", "0.0%"]
+    assert cells(text, "cheap[v2]") == ["cheap[v2]", "0.5000", "-0.5000", "1", "75.0%"]
+    assert cells(text, "best single")[0] == "best single (vendor/dear)"
+    assert cells(text, "oracle")[1:] == ["1.0000", "+0.0000", "2.5", "37.5%"]
+    assert cells(text, "router")[1:] == ["1.0000", "+0.0000", "2.5", "37.5%"]
+    assert "USD / 1k calls" in text
+    assert "unscored" not in text
+
+
+def test_without_a_terminal_the_output_is_plain():
+    assert "\x1b" not in printed(render_table, evaluated())
+
+
+def test_unscored_choices_get_a_column():
+    scores = Y.copy()
+    scores[0, 1] = NAN
+    text = printed(render_table, evaluated(scores))
+    assert "unscored" in text
+    assert cells(text, "router")[-2:] == ["1", "0"]
+    assert "7 scores of 8" in text
+
+
+def test_unknown_costs_are_dashes():
+    report = evaluated(cost=np.full((4, 2), NAN), policy=HighestProbability(), cost_unit="unknown")
+    text = printed(render_table, report)
+    assert cells(text, "router")[1:] == ["1.0000", "+0.0000", "-", "-"]
+
+
+def test_tuning_shows_both_policies_side_by_side():
+    result = tune(
+        P=P, expected_cost=COST, labels=LabelMatrix.of_scores(MODELS, Y), model_ids=MODELS
+    )
+    text = printed(render_tuning, result)
+    assert cells(text, "utility (recommended)")[-1] == "met"
+    assert cells(text, "cheapest_qualified")[-1] == "met"
+    assert "lambda_per_usd = " in text
+    assert "cheap[v2] 0." in text
+    assert result.message.split(":")[0] in text.replace("\n", " ")
+
+
+def test_relative_costs_are_not_called_dollars():
+    result = tune(
+        P=P,
+        expected_cost=COST,
+        labels=LabelMatrix.of_scores(MODELS, Y),
+        model_ids=MODELS,
+        cost_unit="relative",
+    )
+    assert "USD" not in printed(render_tuning, result, cost_unit="relative").split("utility:")[0]
+    assert "USD" not in printed(render_table, evaluated(cost_unit="relative"))
+
+
+def test_the_json_file_is_whole_and_versioned(tmp_path):
+    path = tmp_path / "new" / "report.json"
+    report = evaluated()
+    write_report_json(report, path)
+    write_report_json(report, path)  # replaces
+    content = json.loads(path.read_text())
+    assert content == report.to_json()
+    assert content["schema_version"] == 1
+    assert [p.name for p in path.parent.iterdir()] == ["report.json"]
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RouterError, match="cannot be written"):
+        write_report_json(evaluated(), tmp_path / "file" / "report.json")
