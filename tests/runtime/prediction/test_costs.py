@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -112,16 +111,9 @@ def test_learned_dollars_alone_suffice():
     np.testing.assert_array_equal(estimator.expected([Query("x")]), [[0.5, NAN]])
 
 
-def test_learned_dollars_replace_factors_with_a_warning(caplog):
-    with caplog.at_level(logging.WARNING):
-        estimator = CostEstimator(factors(1.0, 0.3), learned(usd=(0.5, 0.7)), ["a", "b"])
-    assert estimator.unit == "usd"
-    assert estimator.expected([Query("x")]).tolist() == [[0.5, 0.7]]
-    assert "Relative cost factors are not used" in caplog.text
-
-
-def test_factors_serve_all_where_dollars_were_learned_for_only_some():
-    estimator = CostEstimator(factors(1.0, 0.3), learned(usd=(0.5, NAN)), ["a", "b"])
+@pytest.mark.parametrize("usd", [(0.5, 0.7), (0.5, NAN)])
+def test_configured_factors_are_all_that_counts(usd):
+    estimator = CostEstimator(factors(1.0, 0.3), learned(usd=usd), ["a", "b"])
     assert estimator.unit == "relative"
     assert estimator.expected([Query("x"), Query("y")]).tolist() == [[1.0, 0.3]] * 2
 

@@ -1,0 +1,1 @@
+"""Queries to probabilities: encoders, features, heads, calibration."""

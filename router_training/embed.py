@@ -1,0 +1,156 @@
+"""Fit what needs fitting in the encoders, then turn queries into features on disk.
+
+Features are written to a memory-mapped file chunk by chunk, so that memory stays flat whatever the
+number of rows. Vectors of pretrained and remote encoders are kept in a content-addressed cache:
+an interrupted run, or one with other settings, encodes only what is new.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from router_runtime.prediction.encoders.cache import CachedEncoder
+
+from router_runtime.prediction.encoders import build_encoder
+from router_runtime.prediction.encoders.embedded import EmbeddedEncoder
+from router_runtime.prediction.encoders.specs import EmbeddedSpec, EncoderRuntime, EncoderSpec
+from router_runtime.prediction.features import EmbeddingGenerator, FeatureSpec
+from router_runtime.types import F32, Encoder, Image, Json, Progress, Query
+from router_training.fit_embedded import fit_embedded
+
+FEATURES_FILE = "features.npy"
+METADATA_FILE = "metadata.json"
+
+_CHUNK = 4096  # rows held in memory at a time
+
+
+@dataclass(frozen=True)
+class FeatureFiles:
+    """What the embed stage keeps.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_queries, n_features), float32
+        Memory-mapped, read-only.
+    fingerprints : tuple of str
+        One per encoder.
+    states : tuple of (mapping or None)
+        Fitted arrays of the encoders that have them.
+    metadata : mapping
+        Dimensions, layout and fingerprint, as in ``metadata.json``.
+    """
+
+    X: F32
+    fingerprints: tuple[str, ...]
+    states: tuple[Mapping[str, np.ndarray] | None, ...]
+    metadata: Mapping[str, Json]
+
+
+def prepare_encoders(
+    spec: FeatureSpec,
+    training_queries: Sequence[Query],
+    *,
+    runtime: EncoderRuntime,
+    seed: int,
+    cache_folder: Path | None = None,
+) -> tuple[Encoder, ...]:
+    """Build every encoder of ``spec``, fitting ``embedded`` ones on the training queries alone.
+
+    Raises
+    ------
+    DataError
+        If there is nothing to fit on.
+    EncoderError, MissingDependencyError
+        If an encoder cannot be had.
+    """
+    return tuple(
+        _prepare(entry, training_queries, runtime, seed, cache_folder) for entry in spec.encoders
+    )
+
+
+def _prepare(
+    spec: EncoderSpec,
+    queries: Sequence[Query],
+    runtime: EncoderRuntime,
+    seed: int,
+    cache_folder: Path | None,
+) -> Encoder:
+    if isinstance(spec, EmbeddedSpec):
+        texts = [query.text for query in queries if query.text]
+        distinct: dict[str, Image] = {
+            image.sha256: image for query in queries for image in query.images
+        }
+        return fit_embedded(texts, list(distinct.values()), spec=spec, seed=seed)
+    encoder = build_encoder(spec, runtime=runtime)
+    return encoder if cache_folder is None else CachedEncoder(encoder, cache_folder)
+
+
+def write_features(
+    folder: Path,
+    generator: EmbeddingGenerator,
+    queries: Sequence[Query],
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Encode ``queries`` into ``folder``: features, encoder states and, last, the metadata."""
+    shape = (len(queries), generator.n_features)
+    X = np.lib.format.open_memmap(folder / FEATURES_FILE, mode="w+", dtype=np.float32, shape=shape)
+    for start in range(0, len(queries), _CHUNK):
+        chunk = queries[start : start + _CHUNK]
+        X[start : start + len(chunk)] = generator.encode(chunk)
+        if progress is not None:
+            progress(start + len(chunk), len(queries))
+    X.flush()
+    for index, encoder in enumerate(generator.encoders):
+        if isinstance(encoder, EmbeddedEncoder):
+            data = safetensors.numpy.save(dict(encoder.state))
+            (folder / f"encoder-{index}.safetensors").write_bytes(data)
+    metadata = describe_features(generator, n_rows=len(queries))
+    (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
+
+
+def read_features(folder: Path) -> FeatureFiles:
+    """Map what ``write_features`` wrote."""
+    metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+    states: list[Mapping[str, np.ndarray] | None] = []
+    for index in range(len(metadata["encoders"])):
+        file = folder / f"encoder-{index}.safetensors"
+        states.append(safetensors.numpy.load(file.read_bytes()) if file.exists() else None)
+    return FeatureFiles(
+        X=np.load(folder / FEATURES_FILE, mmap_mode="r"),
+        fingerprints=tuple(entry["fingerprint"] for entry in metadata["encoders"]),
+        states=tuple(states),
+        metadata=metadata,
+    )
+
+
+def describe_features(generator: EmbeddingGenerator, *, n_rows: int) -> dict[str, Json]:
+    """Return the metadata that stands beside stored features, with seed 003's dimensions."""
+    text_dim = sum(encoder.text_dim for encoder in generator.encoders)
+    image_dim = sum(encoder.image_dim for encoder in generator.encoders)
+    structure = [
+        f"{encoder.kind} {half}({dim})"
+        for encoder in generator.encoders
+        for half, dim in (("text", encoder.text_dim), ("image or zeros", encoder.image_dim))
+        if dim
+    ]
+    return {
+        "samples": n_rows,
+        "embedding_dim": generator.n_features,
+        "text_dim": text_dim,
+        "image_dim": image_dim,
+        "combined_dim": text_dim + image_dim,
+        "extra_columns": list(generator.spec.extra_columns),
+        "embedding_structure": " | ".join([*structure, *generator.spec.extra_columns]),
+        "encoders": [
+            {"kind": encoder.kind, "fingerprint": encoder.fingerprint}
+            for encoder in generator.encoders
+        ],
+        "feature_spec": generator.spec.model_dump(mode="json"),
+        "fingerprint": generator.fingerprint,
+    }
