@@ -1,0 +1,1 @@
+"""Heads: the learned multi-output part on top of the features."""

@@ -1,0 +1,312 @@
+"""Fit the neural head.
+
+The rows are tensors in memory and a batch is one indexed read: at these sizes a DataLoader would
+spend more time on handing out rows than the network on learning from them.
+
+The optimiser is AdamW. Adam with an L2 term divides the decay of a weight by the size of its
+gradients, so that the weights which move most are held back least; decoupled decay (Loshchilov and
+Hutter 2019, arXiv 1711.05101) means the same for every weight and every learning rate of the grid.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from router_runtime.errors import ConfigError
+from router_runtime.prediction.heads.network import RouterNetwork, fold
+from router_runtime.types import F64, Json
+from router_training.fitting import (
+    FitData,
+    FitResult,
+    MlpConfig,
+    check_fit_data,
+    standardisation,
+)
+
+logger = logging.getLogger(__name__)
+
+SEARCH_GRID: dict[str, tuple[Any, ...]] = {
+    "hidden_dims": ((256, 128), (512, 256), (512, 256, 128)),
+    "dropout": (0.2, 0.3, 0.4, 0.5),
+    "learning_rate": (1e-4, 5e-4, 1e-3),
+    "batch_size": (32, 64, 128),
+    "weight_decay": (0.0, 1e-6, 1e-5, 1e-4),
+}
+
+
+@dataclass(frozen=True)
+class _Tensors:
+    """Standardised features and scores on the device; ``weight`` is 0 where a score is missing."""
+
+    X: torch.Tensor
+    Y: torch.Tensor
+    weight: torch.Tensor
+    observed: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What all members and trials have in common."""
+
+    train: _Tensors
+    validation: _Tensors
+    offset: torch.Tensor
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class _Member:
+    network: RouterNetwork
+    log: dict[str, Json]
+
+    @property
+    def loss(self) -> float:
+        return float(self.log["best_validation_loss"])
+
+
+def fit(data: FitData, config: MlpConfig, *, seed: int) -> FitResult:
+    """Fit one network or an ensemble, each stopped early on validation and restored to its best.
+
+    Parameters
+    ----------
+    data : FitData
+        Missing scores are masked: the loss is the mean over the observed ones.
+    config : MlpConfig
+        With ``search`` > 0, that many settings of the published grid compete with the given ones.
+    seed : int
+        Decides the initial weights, the order of the rows, dropout and the trials. Two fits with
+        one seed are equal to the bit on the same kind of CPU.
+
+    Returns
+    -------
+    FitResult
+        An ``MLPHead``. The log has the chosen settings, the search table, and per member the losses
+        of every epoch (training: the loss as optimised; validation: log loss in nats) and the best.
+
+    Raises
+    ------
+    DataError
+        See ``fitting.check_fit_data``.
+    ConfigError
+        ``device`` is ``cuda`` and there is none.
+    """
+    check_fit_data(data)
+    mean, scale = standardisation(data.X_train) if config.standardise else (None, None)
+    problem = _problem(data, config, mean, scale)
+    seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(config.ensemble)]
+    with _deterministic(problem.device):
+        config, first, table = _search(problem, config, seed=seed, member_seed=seeds[0])
+        members = [first, *(_fit_member(problem, config, seed=s) for s in seeds[1:])]
+    log = {
+        "config": config.model_dump(mode="json"),
+        "device": str(problem.device),
+        "search": table,
+        "members": [member.log for member in members],
+    }
+    head = fold([member.network for member in members], mean=mean, scale=scale)
+    return FitResult(head, log, config.model_copy(update={"search": 0}))
+
+
+def _problem(data: FitData, config: MlpConfig, mean: F64 | None, scale: F64 | None) -> _Problem:
+    device = _device(config.device)
+    positive, negative = _class_weights(data.Y_train, config.pos_weight)
+
+    def tensors(X: np.ndarray, Y: F64, *, smoothing: float) -> _Tensors:
+        if mean is not None and scale is not None:
+            X = ((X - mean) / scale).astype(np.float32)
+        observed = ~np.isnan(Y)
+        scores = np.where(observed, Y, 0.5)
+        weight = observed * (scores * positive + (1 - scores) * negative)
+        scores = scores * (1 - smoothing) + 0.5 * smoothing
+        arrays = (X, scores, weight, observed)
+        return _Tensors(*(torch.tensor(a, dtype=torch.float32, device=device) for a in arrays))
+
+    offset = torch.tensor(np.log(positive / negative), dtype=torch.float32, device=device)
+    return _Problem(
+        tensors(data.X_train, data.Y_train, smoothing=config.label_smoothing),
+        tensors(data.X_validation, data.Y_validation, smoothing=0.0),
+        offset,
+        device,
+    )
+
+
+def _class_weights(Y: F64, pos_weight: str) -> tuple[F64, F64]:
+    """Return the weight of a good and of a bad answer per model, each float64 (n_models,).
+
+    Balanced, the two classes of a model weigh the same and its weights have mean 1. This multiplies
+    the odds at the optimum by positive / negative, so training adds the logarithm of that ratio to
+    the logits; what the network itself predicts are unshifted probabilities.
+    """
+    ones = np.ones(Y.shape[1])
+    if pos_weight == "none":
+        return ones, ones
+    observed = ~np.isnan(Y)
+    n = observed.sum(axis=0)
+    good = np.clip(np.where(observed, Y, 0.0).sum(axis=0), 0.5, np.maximum(n - 0.5, 0.5))
+    return n / (2 * good), n / (2 * np.maximum(n - good, 0.5))
+
+
+def _search(
+    problem: _Problem, config: MlpConfig, *, seed: int, member_seed: int
+) -> tuple[MlpConfig, _Member, list[Json]]:
+    """Return the settings with the lowest validation log loss, their first member, and a table."""
+    best, table = config, []
+    member = _fit_member(problem, config, seed=member_seed)
+    if config.search:
+        table.append(_table_row(config, member))
+    for values in _trials(config.search, seed):
+        candidate = config.model_copy(update=values)
+        trial = _fit_member(problem, candidate, seed=member_seed)
+        table.append(_table_row(candidate, trial))
+        logger.info("search: %s", table[-1])
+        if trial.loss < member.loss:
+            best, member = candidate, trial
+    return best, member, table
+
+
+def _trials(n: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Draw ``n`` different settings from the grid."""
+    grid = list(itertools.product(*SEARCH_GRID.values()))
+    order = np.random.default_rng(seed).permutation(len(grid))[:n]
+    return (dict(zip(SEARCH_GRID, grid[i], strict=True)) for i in order)
+
+
+def _table_row(config: MlpConfig, member: _Member) -> dict[str, Json]:
+    settings = config.model_dump(mode="json", include=set(SEARCH_GRID))
+    return settings | {
+        "best_epoch": member.log["best_epoch"],
+        "validation_loss": member.loss,
+        "seconds": member.log["seconds"],
+    }
+
+
+def _fit_member(problem: _Problem, config: MlpConfig, *, seed: int) -> _Member:
+    """Train one network and put back the weights of its best epoch.
+
+    The best weights are cloned when they are met. A state dict only refers to the tensors that the
+    optimiser goes on writing to, so keeping (a shallow copy of) it would keep the last weights.
+    """
+    started = time.perf_counter()
+    torch.manual_seed(seed)
+    order = torch.Generator().manual_seed(seed)
+    network = RouterNetwork(
+        problem.train.X.shape[1],
+        problem.train.Y.shape[1],
+        hidden_dims=config.hidden_dims,
+        dropout=config.dropout,
+    ).to(problem.device)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    epochs: list[dict[str, float]] = []
+    best_epoch, best_loss, best_state = 0, float("inf"), _snapshot(network)
+    for epoch in range(1, config.epochs + 1):
+        train_loss = _train_epoch(network, optimiser, problem, config.batch_size, order)
+        loss = _validation_loss(network, problem.validation)
+        epochs.append({"train": train_loss, "validation": loss})
+        logger.debug("epoch %d: train %.4f, validation %.4f", epoch, train_loss, loss)
+        if loss < best_loss:
+            best_epoch, best_loss, best_state = epoch, loss, _snapshot(network)
+        elif epoch - best_epoch >= config.patience:
+            break
+    network.load_state_dict(best_state)
+    network.eval()
+    log = {
+        "seed": seed,
+        "epochs": epochs,
+        "best_epoch": best_epoch,
+        "best_validation_loss": best_loss,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    return _Member(network, log)
+
+
+def _train_epoch(
+    network: RouterNetwork,
+    optimiser: torch.optim.Optimizer,
+    problem: _Problem,
+    batch_size: int,
+    order: torch.Generator,
+) -> float:
+    """Take one step per batch; return the mean loss over the observed scores."""
+    network.train()
+    rows = torch.randperm(len(problem.train.X), generator=order).to(problem.device)
+    total = torch.zeros((), device=problem.device)
+    for batch in _batches(rows, batch_size):
+        observed = problem.train.observed[batch].sum()
+        loss = binary_cross_entropy_with_logits(
+            network.logits(problem.train.X[batch]) + problem.offset,
+            problem.train.Y[batch],
+            weight=problem.train.weight[batch],
+            reduction="sum",
+        )
+        optimiser.zero_grad()
+        torch.autograd.backward(loss / observed.clamp(min=1))
+        optimiser.step()
+        total += loss.detach()
+    return float(total / problem.train.observed.sum())
+
+
+def _batches(rows: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
+    """Cut into batches; a last one of a single row, of no use to BatchNorm, joins its neighbour."""
+    batches = torch.split(rows, size)
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches = (*batches[:-2], torch.cat(batches[-2:]))
+    return batches
+
+
+@torch.no_grad()
+def _validation_loss(network: RouterNetwork, validation: _Tensors) -> float:
+    """Return the log loss over the observed scores, unweighted and unsmoothed."""
+    network.eval()
+    loss = binary_cross_entropy_with_logits(
+        network.logits(validation.X), validation.Y, weight=validation.observed, reduction="sum"
+    )
+    return float(loss / validation.observed.sum())
+
+
+def _snapshot(network: RouterNetwork) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def _device(name: str) -> torch.device:
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError(
+            "device 'cuda' is configured and torch finds no GPU. Use 'auto' or 'cpu'."
+        )
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """Make torch deterministic inside, and leave its global state as it was found.
+
+    Dropout draws from the global generator, which therefore has to be seeded. An interrupt passes
+    through and restores it too. Without cuBLAS's workspace setting a GPU warns instead of failing.
+
+    One thread: sums do not depend on the number of cores, and a batch of 64 rows is too little
+    work to share. Where other processes use the cores, several threads that wait for one another
+    after every layer were measured to be up to ten times slower than one.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(before, warn_only=warn_only)

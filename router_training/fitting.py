@@ -1,0 +1,344 @@
+"""What every ``fit_*`` shares: its data, its configuration, its result, and the checks before it.
+
+``fit_head`` dispatches to the module of the configured kind. Every module has
+``fit(data, config, *, seed) -> FitResult`` and calls ``check_fit_data`` first. ``FitData`` has no
+test rows, so that no choice made here can look at them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias, cast
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from router_runtime.errors import DataError
+from router_runtime.prediction.heads.base import import_optional
+from router_runtime.types import F32, F64, Head, Int, Json
+
+MIN_TRAINING_ROWS = 20
+
+FITS: dict[str, str] = {
+    "knn": "router_training.fit_knn",
+    "logistic": "router_training.fit_logistic",
+    "mlp": "router_training.fit_mlp",
+    "prior": "router_training.fit_prior",
+    "stack": "router_training.fit_stack",
+    "xgboost": "router_training.fit_xgboost",
+}
+_EXTRAS = dict.fromkeys(("torch", "sklearn", "scipy", "xgboost"), "train")
+
+
+@dataclass(frozen=True)
+class FitData:
+    """Features and scores to fit on.
+
+    Parameters
+    ----------
+    X_train, X_validation : ndarray of shape (n_queries, n_features), float32
+        Features. Validation serves early stopping and the choice of settings, nothing else.
+    Y_train, Y_validation : ndarray of shape (n_queries, n_models), float64 in [0, 1], NaN = missing
+        Scores; columns follow ``model_ids``.
+    model_ids : tuple of str
+        Column order of ``Y`` and of the head's ``P``.
+    is_fold : bool
+        These are some training rows of data that has been checked already, in which a model may
+        have lost one class.
+    """
+
+    X_train: F32
+    Y_train: F64
+    X_validation: F32
+    Y_validation: F64
+    model_ids: tuple[str, ...]
+    is_fold: bool = False
+
+    @property
+    def n_features(self) -> int:
+        """Columns of ``X``."""
+        return int(self.X_train.shape[1])
+
+    @property
+    def n_models(self) -> int:
+        """Columns of ``Y``."""
+        return len(self.model_ids)
+
+    def fold(self, rows: Int) -> FitData:
+        """Return the same data with only these training rows."""
+        return FitData(
+            self.X_train[rows],
+            self.Y_train[rows],
+            self.X_validation,
+            self.Y_validation,
+            self.model_ids,
+            is_fold=True,
+        )
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class MlpConfig(_Config):
+    """Neural head; the defaults are the published router's.
+
+    Parameters
+    ----------
+    ensemble : int
+        Networks that differ in their seed only; their logits are averaged.
+    label_smoothing : float
+        Scores are drawn this share of the way to one half.
+    pos_weight : str
+        ``balanced`` gives good and bad answers of a model equal weight in its loss, whose total
+        stays the same; the shift of the odds that this causes is taken out of the logits again.
+    standardise : bool
+        Features are centred and scaled by their training mean and deviation.
+    search : int
+        Random-search trials over the published grid, next to the settings given here; the lowest
+        validation log loss wins.
+    device : str
+        ``auto`` takes a GPU when there is one. Only ``cpu`` is reproducible to the bit.
+    """
+
+    kind: Literal["mlp"] = "mlp"
+    hidden_dims: tuple[Annotated[int, Field(ge=1, le=16_384)], ...] = (512, 256, 128)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    batch_size: int = Field(default=64, ge=2)
+    epochs: int = Field(default=50, ge=1)
+    patience: int = Field(default=10, ge=1)
+    weight_decay: float = Field(default=1e-5, ge=0)
+    ensemble: int = Field(default=1, ge=1, le=64)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    pos_weight: Literal["none", "balanced"] = "none"
+    standardise: bool = True
+    search: int = Field(default=0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class XGBoostConfig(_Config):
+    """Gradient-boosted trees, one booster per model.
+
+    ``patience`` rounds without a better validation log loss end a booster. ``threads`` = 0 takes
+    every core, which pays on an otherwise idle machine only.
+    """
+
+    kind: Literal["xgboost"] = "xgboost"
+    n_estimators: int = Field(default=400, ge=1)
+    max_depth: int = Field(default=4, ge=1, le=16)
+    learning_rate: float = Field(default=0.05, gt=0, le=1)
+    subsample: float = Field(default=0.8, gt=0, le=1)
+    colsample: float = Field(default=0.5, gt=0, le=1)
+    min_child_weight: float = Field(default=5.0, ge=0)
+    reg_lambda: float = Field(default=2.0, ge=0)
+    patience: int = Field(default=30, ge=1)
+    threads: int = Field(default=1, ge=0)
+
+
+class LogisticConfig(_Config):
+    """Linear head. ``C`` (as in scikit-learn, on standardised features) is chosen on validation."""
+
+    kind: Literal["logistic"] = "logistic"
+    C: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1.0), min_length=1
+    )
+    max_iterations: int = Field(default=300, ge=1)
+
+
+class KnnConfig(_Config):
+    """Nearest neighbours on a projection of the features; ``k`` and width chosen on validation.
+
+    ``pseudo_count`` neighbours that scored the model's base rate are added to the real ones.
+    """
+
+    kind: Literal["knn"] = "knn"
+    metric: Literal["cosine", "euclidean"] = "cosine"
+    k: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(10, 20, 40, 80, 160), min_length=1)
+    components: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
+        default=(16, 64), min_length=1
+    )
+    pseudo_count: float = Field(default=2.0, gt=0)
+
+
+class PriorConfig(_Config):
+    """Base rates; has no settings."""
+
+    kind: Literal["prior"] = "prior"
+
+
+MemberConfig: TypeAlias = Annotated[
+    MlpConfig | XGBoostConfig | LogisticConfig | KnnConfig | PriorConfig,
+    Field(discriminator="kind"),
+]
+
+
+class StackConfig(_Config):
+    """Shrunken combination of other heads.
+
+    Parameters
+    ----------
+    heads : tuple of configs
+        The members; a stack cannot be one.
+    folds : int
+        Cross-validation folds from whose left-out predictions the weights are fitted.
+    shrinkage : float
+        Strength, in rows, of the pull of a model's weights towards the weights common to all
+        models, and of those towards equal weights.
+    """
+
+    kind: Literal["stack"] = "stack"
+    heads: tuple[MemberConfig, ...] = Field(
+        default=(LogisticConfig(), KnnConfig(), MlpConfig()), min_length=1
+    )
+    folds: int = Field(default=5, ge=2, le=50)
+    shrinkage: float = Field(default=20.0, ge=0)
+
+
+HeadConfig: TypeAlias = Annotated[
+    MlpConfig | XGBoostConfig | LogisticConfig | KnnConfig | PriorConfig | StackConfig,
+    Field(discriminator="kind"),
+]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A fitted head and what happened on the way.
+
+    Parameters
+    ----------
+    head : Head
+        Fitted on the training rows.
+    log : Json
+        For the report.
+    settled : HeadConfig, optional
+        The configuration with every choice made that validation decides; fitting with it again
+        searches no more. None where there was nothing to choose.
+    """
+
+    head: Head
+    log: Json
+    settled: HeadConfig | None = None
+
+
+def fit_head(data: FitData, config: HeadConfig, *, seed: int) -> FitResult:
+    """Fit the configured kind of head.
+
+    Raises
+    ------
+    DataError
+        The data cannot be learned from; see ``check_fit_data``.
+    MissingDependencyError
+        The kind needs a package that is not installed.
+    """
+    module = import_optional(FITS[config.kind], _EXTRAS)
+    return cast(FitResult, module.fit(data, config, seed=seed))
+
+
+def check_fit_data(data: FitData) -> None:
+    """Refuse data that no head can learn from.
+
+    Constant columns of ``X`` are fine. A model whose observed training scores are all equal has
+    one class only; soft scores that differ on one side of one half are two.
+
+    Raises
+    ------
+    DataError
+        Naming the model, the rows or the column, and what to do about it.
+    """
+    if data.is_fold:
+        return
+    _check_arrays("training", data.X_train, data.Y_train, data)
+    _check_arrays("validation", data.X_validation, data.Y_validation, data)
+    n = len(data.X_train)
+    if n < MIN_TRAINING_ROWS:
+        raise DataError(
+            f"There are {n} training rows; at least {MIN_TRAINING_ROWS} are needed. "
+            "Collect more evaluation records, or give training a larger share of the split."
+        )
+    if np.isnan(data.Y_validation).all():
+        raise DataError(
+            f"The validation split has {len(data.X_validation)} rows and no score; early stopping "
+            "and the choice of settings need some. Give validation a larger share of the split."
+        )
+    for j, model_id in enumerate(data.model_ids):
+        _check_scores(model_id, data.Y_train[:, j])
+
+
+def _check_arrays(split: str, X: F32, Y: F64, data: FitData) -> None:
+    if X.ndim != 2 or X.dtype != np.float32 or X.shape[1] == 0:
+        raise DataError(
+            f"The {split} features are {X.dtype} of shape {X.shape}; expected a float32 matrix "
+            "with a row per query and at least one column. Configure at least one encoder."
+        )
+    if Y.shape != (len(X), data.n_models) or X.shape[1] != data.n_features:
+        raise DataError(
+            f"The {split} features have shape {X.shape} and the scores {Y.shape}; expected "
+            f"(n, {data.n_features}) and (n, {data.n_models})."
+        )
+    bad = np.argwhere(~np.isfinite(X))
+    if len(bad):
+        row, column = (int(index) for index in bad[0])
+        raise DataError(
+            f"The {split} features hold NaN or infinity in {len(bad)} places, first in row {row}, "
+            f"column {column}. Delete the cached embeddings and embed again."
+        )
+    with np.errstate(invalid="ignore"):
+        outside = np.argwhere((Y < 0) | (Y > 1))
+    if len(outside):
+        row, j = (int(index) for index in outside[0])
+        raise DataError(
+            f"The {split} score of model '{data.model_ids[j]}' in row {row} is {Y[row, j]}; "
+            "scores lie in [0, 1] or are missing (NaN)."
+        )
+
+
+def _check_scores(model_id: str, scores: F64) -> None:
+    observed = scores[~np.isnan(scores)]
+    if not len(observed):
+        raise DataError(
+            f"Model '{model_id}' is never scored in the training rows. Collect scores for it, or "
+            "remove it from the models to train."
+        )
+    if np.ptp(observed) == 0:
+        raise DataError(
+            f"Model '{model_id}' has one class only in the training rows: all {len(observed)} "
+            f"scores are {observed[0]:g}. Collect rows that it answers otherwise, or remove it "
+            "from the models to train."
+        )
+
+
+def base_rates(Y: F64) -> F64:
+    """Return the mean observed score per model, float64 (n_models,).
+
+    A model without any score, which only a fold can contain, gets the mean over all scores.
+    """
+    observed = ~np.isnan(Y)
+    totals, counts = np.where(observed, Y, 0.0).sum(axis=0), observed.sum(axis=0)
+    pooled = totals.sum() / max(counts.sum(), 1)
+    return cast(F64, np.where(counts > 0, totals / np.maximum(counts, 1), pooled))
+
+
+def log_loss(P: F64, Y: F64, *, eps: float = 1e-7) -> float:
+    """Return the mean negative log-likelihood over the observed scores, in nats.
+
+    Scores may be soft. NaN where ``Y`` has no observed score.
+    """
+    observed = ~np.isnan(Y)
+    if not observed.any():
+        return float("nan")
+    p, y = np.clip(P[observed], eps, 1 - eps), Y[observed]
+    return float(-np.mean(y * np.log(p) + (1 - y) * np.log1p(-p)))
+
+
+def standardisation(X: F32) -> tuple[F64, F64]:
+    """Return mean and scale per column, float64 (n_features,), for ``(X - mean) / scale``.
+
+    The scale is the standard deviation. A column that is constant up to float32 rounding has an
+    infinite one: it becomes 0 and, once the scale is folded into the weights, it is ignored, also
+    where a query has a value there that training never saw.
+    """
+    mean = X.mean(axis=0, dtype=np.float64)
+    deviation = X.std(axis=0, dtype=np.float64)
+    constant = deviation <= 1e-5 * np.abs(X).max(axis=0)
+    return mean, np.where(constant, np.inf, deviation)

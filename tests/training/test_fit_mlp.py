@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from router_runtime.errors import ConfigError
+from router_training import fit_mlp
+from router_training.fitting import FitData, MlpConfig, base_rates, log_loss
+
+TINY = MlpConfig(hidden_dims=(16,), batch_size=16, epochs=8, learning_rate=0.01, device="cpu")
+
+
+def noisy(n: int = 120, *, rate: float = 0.5) -> FitData:
+    """Two models, one learnable and one pure chance: over-fitting begins early."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(n + 80, 10)).astype(np.float32)
+    Y = np.column_stack([X[:, 0] + rng.normal(size=n + 80) > 0, rng.random(n + 80) < rate])
+    return FitData(X[:n], Y[:n].astype(float), X[n:], Y[n:].astype(float), ("a", "b"))
+
+
+def validation_loss(result, data: FitData) -> float:
+    return log_loss(result.head.predict_proba(data.X_validation), data.Y_validation)
+
+
+def test_the_best_epoch_is_really_restored():
+    """Ancestor defect 1: a shallow copy of the state dict kept the last weights, not the best."""
+    data = noisy()
+    config = TINY.model_copy(update={"epochs": 60, "patience": 10, "dropout": 0.0})
+    result = fit_mlp.fit(data, config, seed=0)
+    member = result.log["members"][0]
+    losses = [epoch["validation"] for epoch in member["epochs"]]
+    assert member["best_epoch"] == 1 + int(np.argmin(losses))
+    assert losses[-1] > min(losses) + 0.01  # the last weights are clearly worse
+    assert validation_loss(result, data) == pytest.approx(min(losses), abs=1e-5)
+
+
+def test_training_stops_after_patience_epochs_without_a_better_one():
+    config = TINY.model_copy(update={"epochs": 200, "patience": 3, "dropout": 0.0})
+    member = fit_mlp.fit(noisy(), config, seed=0).log["members"][0]
+    assert len(member["epochs"]) == member["best_epoch"] + 3
+
+
+@pytest.mark.parametrize("n", [33, 49, 113])
+def test_a_last_batch_of_one_row_is_no_problem(n):
+    assert n % TINY.batch_size == 1
+    result = fit_mlp.fit(noisy(n), TINY, seed=0)
+    assert np.isfinite(result.log["members"][0]["best_validation_loss"])
+
+
+def test_batches_cover_every_row_once():
+    batches = fit_mlp._batches(torch.arange(33), 16)
+    assert [len(batch) for batch in batches] == [16, 17]
+    assert torch.equal(torch.cat(batches), torch.arange(33))
+
+
+def test_missing_scores_change_nothing_whatever_stands_in_their_place():
+    """A model whose scores are all missing in a batch adds nothing to its loss or gradient."""
+    data = noisy()
+    Y = data.Y_train.copy()
+    Y[::3, 1] = np.nan
+    problem = fit_mlp._problem(replace(data, Y_train=Y), TINY, None, None)
+    assert problem.train.weight[::3, 1].eq(0).all()
+    assert problem.train.observed.sum() == 200
+    assert not problem.train.Y.isnan().any()
+
+
+def test_the_global_generator_and_settings_are_left_as_they_were():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    threads = torch.get_num_threads()
+    fit_mlp.fit(noisy(), TINY, seed=0)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_global_generator_does_not_change_the_fit():
+    data = noisy()
+    torch.manual_seed(1)
+    first = fit_mlp.fit(data, TINY, seed=0).head.to_files("head")
+    torch.manual_seed(2)
+    assert fit_mlp.fit(data, TINY, seed=0).head.to_files("head") == first
+    assert fit_mlp.fit(data, TINY, seed=1).head.to_files("head") != first
+
+
+def test_an_ensemble_averages_the_logits_of_members_that_differ_in_their_seed():
+    data = noisy()
+    result = fit_mlp.fit(data, TINY.model_copy(update={"ensemble": 3}), seed=0)
+    seeds = [member["seed"] for member in result.log["members"]]
+    assert len(set(seeds)) == 3
+    assert result.head.describe()["members"] == 3
+    losses = [member["best_validation_loss"] for member in result.log["members"]]
+    assert validation_loss(result, data) < max(losses)
+
+
+def test_search_keeps_the_setting_with_the_lowest_validation_loss():
+    data = noisy()
+    config = TINY.model_copy(update={"search": 2, "epochs": 3})
+    result = fit_mlp.fit(data, config, seed=0)
+    table = result.log["search"]
+    assert len(table) == 3  # the given settings compete too
+    best = min(table, key=lambda row: row["validation_loss"])
+    assert result.log["config"]["hidden_dims"] == best["hidden_dims"]
+    assert validation_loss(result, data) == pytest.approx(best["validation_loss"], abs=1e-5)
+    assert result.settled.search == 0
+
+
+def test_trials_are_different_points_of_the_published_grid():
+    trials = list(fit_mlp._trials(500, 0))
+    assert len(trials) == 3 * 4 * 3 * 3 * 4
+    assert len({tuple(trial.values()) for trial in trials}) == len(trials)
+
+
+def test_balanced_classes_do_not_distort_the_probabilities():
+    """Ancestor defect 3: weights shifted the probabilities that thresholds are compared with."""
+    data = noisy(400, rate=0.1)
+    config = TINY.model_copy(update={"pos_weight": "balanced"})
+    P = fit_mlp.fit(data, config, seed=0).head.predict_proba(data.X_train)
+    np.testing.assert_allclose(P.mean(axis=0), base_rates(data.Y_train), atol=0.06)
+
+
+def test_balanced_classes_weigh_the_same_and_a_models_total_stays():
+    Y = np.array([[1, 0.5], [0, np.nan], [0, 0.5], [0, 0.5]])
+    good, bad = fit_mlp._class_weights(Y, "balanced")
+    np.testing.assert_allclose(good, [2, 1])
+    np.testing.assert_allclose(bad, [2 / 3, 1])
+    np.testing.assert_allclose(fit_mlp._class_weights(Y, "none"), np.ones((2, 2)))
+
+
+def test_label_smoothing_keeps_probabilities_from_the_ends():
+    data = noisy()
+    sharp = fit_mlp.fit(data, TINY, seed=0).head.predict_proba(data.X_train)
+    config = TINY.model_copy(update={"label_smoothing": 0.8})
+    soft = fit_mlp.fit(data, config, seed=0).head.predict_proba(data.X_train)
+    assert np.abs(soft - 0.5).mean() < 0.5 * np.abs(sharp - 0.5).mean()
+
+
+def test_standardised_a_feature_in_other_units_changes_nothing():
+    data = noisy()
+    units = np.array([1024.0] + [1.0] * 9, np.float32)  # a power of two: nothing is rounded
+    scaled = replace(data, X_train=data.X_train * units, X_validation=data.X_validation * units)
+    P = fit_mlp.fit(data, TINY, seed=0).head.predict_proba(data.X_validation)
+    Q = fit_mlp.fit(scaled, TINY, seed=0).head.predict_proba(scaled.X_validation)
+    np.testing.assert_allclose(P, Q, atol=1e-6)
+    raw = TINY.model_copy(update={"standardise": False})
+    R = fit_mlp.fit(scaled, raw, seed=0).head.predict_proba(scaled.X_validation)
+    assert np.abs(P - R).max() > 0.01
+
+
+def test_a_feature_that_training_never_varied_cannot_move_a_prediction():
+    data = noisy()
+    X = data.X_train.copy()
+    X[:, 9] = 0
+    head = fit_mlp.fit(replace(data, X_train=X), TINY, seed=0).head
+    query = data.X_validation[:5].copy()
+    query[:, 9] = 0
+    surprising = query.copy()
+    surprising[:, 9] = 1
+    np.testing.assert_array_equal(head.predict_proba(query), head.predict_proba(surprising))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_a_config_error():
+    with pytest.raises(ConfigError, match=r"'cuda'.*'auto' or 'cpu'"):
+        fit_mlp.fit(noisy(), TINY.model_copy(update={"device": "cuda"}), seed=0)
+
+
+def test_a_linear_network_is_possible():
+    data = noisy()
+    result = fit_mlp.fit(data, TINY.model_copy(update={"hidden_dims": (), "ensemble": 2}), seed=0)
+    assert validation_loss(result, data) < 0.75
+
+
+def test_an_interrupt_leaves_torch_as_it_was(monkeypatch):
+    def interrupt(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_mlp, "_validation_loss", interrupt)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with pytest.raises(KeyboardInterrupt):
+        fit_mlp.fit(noisy(), TINY, seed=0)
+    assert torch.equal(torch.rand(3), expected)
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from router_runtime.errors import DataError
+from router_training.fitting import (
+    FitData,
+    HeadConfig,
+    MlpConfig,
+    StackConfig,
+    base_rates,
+    check_fit_data,
+    log_loss,
+    standardisation,
+)
+
+
+def good_data() -> FitData:
+    X = np.arange(60, dtype=np.float32).reshape(30, 2)
+    Y = np.tile([[0.0, 1.0], [1.0, 0.0]], (15, 1))
+    return FitData(X, Y, X, Y, ("small", "big"))
+
+
+def changed(name: str, index: object, value: float) -> FitData:
+    array = getattr(good_data(), name).copy()
+    array[index] = value
+    return replace(good_data(), **{name: array})
+
+
+def test_good_data_pass():
+    check_fit_data(good_data())
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (changed("Y_train", (slice(None), 1), np.nan), "'big' is never scored.*Collect"),
+        (changed("Y_train", (slice(None), 0), 1.0), "'small' has one class only.*30 scores are 1"),
+        (changed("X_train", (4, 1), np.nan), "training.*row 4, column 1.*embed again"),
+        (changed("X_validation", (0, 0), np.inf), "validation.*row 0, column 0"),
+        (changed("Y_validation", ..., np.nan), "validation split.*no score.*larger share"),
+        (changed("Y_train", (3, 0), 1.5), "'small' in row 3 is 1.5"),
+        (replace(good_data(), X_train=np.zeros((30, 2))), "float64"),
+        (replace(good_data(), X_train=np.zeros((29, 2), np.float32)), r"\(29, 2\)"),
+        (replace(good_data(), model_ids=("a", "b", "c")), r"\(n, 3\)"),
+        (
+            replace(
+                good_data(), X_train=good_data().X_train[:19], Y_train=good_data().Y_train[:19]
+            ),
+            "19 training rows; at least 20",
+        ),
+        (
+            replace(
+                good_data(), X_validation=good_data().X_train[:0], Y_validation=np.empty((0, 2))
+            ),
+            "0 rows and no score",
+        ),
+    ],
+)
+def test_unusable_data_are_refused_with_model_and_remedy(data, words):
+    with pytest.raises(DataError, match=words):
+        check_fit_data(data)
+
+
+def test_a_fold_may_lose_a_class_but_checked_data_may_not():
+    fold = changed("Y_train", (slice(None), 0), 1.0).fold(np.arange(10))
+    check_fit_data(fold)
+    assert len(fold.X_train) == 10
+    assert len(fold.X_validation) == 30
+
+
+def test_base_rates_ignore_missing_scores_and_pool_for_a_model_without_any():
+    Y = np.array([[1.0, np.nan, np.nan], [0.0, 1.0, np.nan]])
+    np.testing.assert_allclose(base_rates(Y), [0.5, 1.0, 2 / 3])
+
+
+def test_log_loss_by_hand():
+    P = np.array([[0.5, 0.25], [0.9, 0.1]])
+    Y = np.array([[1.0, np.nan], [np.nan, 0.0]])
+    assert log_loss(P, Y) == pytest.approx((np.log(2) - np.log(0.9)) / 2)
+    assert np.isnan(log_loss(P, np.full((2, 2), np.nan)))
+
+
+def test_constant_columns_are_ignored_by_their_scale():
+    X = np.array([[1, 0.1, 0], [3, 0.1, 0]], np.float32)
+    mean, scale = standardisation(X)
+    np.testing.assert_allclose(mean, [2, 0.1, 0], rtol=1e-6)
+    np.testing.assert_array_equal(scale, [1, np.inf, np.inf])
+
+
+def test_the_mlps_defaults_are_the_published_ones():
+    config = MlpConfig()
+    assert config.hidden_dims == (512, 256, 128)
+    assert (config.dropout, config.learning_rate, config.weight_decay) == (0.3, 1e-3, 1e-5)
+    assert (config.batch_size, config.epochs, config.patience) == (64, 50, 10)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"kind": "mlp", "dropuot": 0.1},
+        {"kind": "mlp", "batch_size": 1},
+        {"kind": "knn", "k": []},
+        {"kind": "forest"},
+        {"kind": "stack", "heads": [{"kind": "stack"}]},
+    ],
+)
+def test_configs_refuse_unknown_kinds_keys_and_values(value):
+    with pytest.raises(ValidationError):
+        TypeAdapter(HeadConfig).validate_python(value)
+
+
+def test_a_config_is_chosen_by_its_kind():
+    value = {"kind": "stack", "heads": [{"kind": "prior"}, {"kind": "logistic", "C": [0.5]}]}
+    config = TypeAdapter(HeadConfig).validate_python(value)
+    assert isinstance(config, StackConfig)
+    assert [head.kind for head in config.heads] == ["prior", "logistic"]
