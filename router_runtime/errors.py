@@ -3,7 +3,7 @@
 ::
 
     RouterError
-    ├── ConfigError              a configuration value is missing, unknown, repeated or contradictory
+    ├── ConfigError              a configuration value is unknown, repeated or contradictory
     ├── DataError                a row of training data is unusable (names file, row and field)
     ├── ArtifactError            an artifact folder cannot be used
     │   ├── ArtifactVersionError     written by a format this version does not read

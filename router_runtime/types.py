@@ -1,7 +1,7 @@
 """Frozen values and Protocols that cross module borders. No I/O, no third-party import but NumPy.
 
-Array shapes are written the same way everywhere: ``X (n_queries, n_features) float32``,
-``P (n_queries, n_models) float64 in [0, 1]``, ``cost (n_queries, n_models) float64, NaN = unknown``,
+Arrays are written the same way everywhere: ``X (n_queries, n_features) float32``,
+``P (n_queries, n_models) float64 in [0, 1]``, ``cost (n_queries, n_models) float64`` (NaN unknown),
 ``eligible (n_queries, n_models) bool``; columns follow ``model_ids``.
 """
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
-from router_runtime.prediction.encoders.cache import CachedEncoder
 
 from router_runtime.prediction.encoders import build_encoder
+from router_runtime.prediction.encoders.cache import CachedEncoder
 from router_runtime.prediction.encoders.embedded import EmbeddedEncoder
 from router_runtime.prediction.encoders.specs import EmbeddedSpec, EncoderRuntime, EncoderSpec
 from router_runtime.prediction.features import EmbeddingGenerator, FeatureSpec

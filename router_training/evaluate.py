@@ -153,7 +153,7 @@ class EvaluationReport:
         """
         if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
             raise DataError(
-                f"The report is not of schema version {SCHEMA_VERSION}; evaluate the artifact again."
+                f"The report is not of schema version {SCHEMA_VERSION}; evaluate again."
             )
         fields = {key: value for key, value in content.items() if key != "schema_version"}
         try:

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from rich import box
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
@@ -28,7 +29,7 @@ def render_table(report: EvaluationReport, console: Console) -> None:
 
 def render_tuning(result: TuneResult, console: Console, *, cost_unit: str = "usd") -> None:
     """Print what ``utility`` and per-model thresholds reach on the calibration split."""
-    table = Table(title="Tuning on the calibration split", title_justify="left")
+    table = _table("Tuning on the calibration split")
     table.add_column("policy")
     for header in ("quality", "as measured", _cost_header(cost_unit), "goal"):
         table.add_column(header, justify="right")
@@ -80,10 +81,20 @@ def write_report_json(report: EvaluationReport, path: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _strategy_table(report: EvaluationReport) -> Table:
-    table = Table(
-        title=escape(f"{report.n_queries} queries, policy '{report.policy}'"), title_justify="left"
+def _table(title: str) -> Table:
+    """Return an empty table that leaves room for long model names on 80 columns."""
+    return Table(
+        title=escape(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
+
+
+def _strategy_table(report: EvaluationReport) -> Table:
+    table = _table(f"{report.n_queries} queries, policy '{report.policy}'")
     table.add_column("strategy", overflow="fold")
     for header in ("accuracy", "vs best", _cost_header(report.cost_unit), "savings"):
         table.add_column(header, justify="right")
@@ -140,9 +151,9 @@ def _notes(report: EvaluationReport) -> list[Text]:
 
 
 def _model_table(report: EvaluationReport) -> Table:
-    table = Table(title="Probabilities per model", title_justify="left")
+    table = _table("Probabilities per model")
     table.add_column("model", overflow="fold")
-    for header in ("AUC", "acc", "F1", "pos. rate", "Brier", "ECE", "chosen", "acc. chosen"):
+    for header in ("AUC", "acc", "F1", "pos.", "Brier", "ECE", "chosen", "then acc"):
         table.add_column(header, justify="right")
     for model in report.models:
         m = model.metrics
@@ -169,7 +180,7 @@ def _numbers(tuned: Tuned) -> str:
 
 
 def _cost_header(cost_unit: str) -> str:
-    return "USD / 1k calls" if cost_unit == "usd" else "relative cost x 1k"
+    return "USD/1k calls" if cost_unit == "usd" else "relative cost x 1k"
 
 
 def _interval(interval: Interval, form: str) -> str:

@@ -15,7 +15,7 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 def pytest_runtest_makereport(item, call) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Under MODEL_ROUTER_NO_SKIP a test may not be skipped, but for want of the shared tables."""
     report = yield
-    if report.skipped and os.environ.get("MODEL_ROUTER_NO_SKIP") and not hasattr(report, "wasxfail"):
+    if report.skipped and os.environ.get("MODEL_ROUTER_NO_SKIP"):
         reason = str(report.longrepr)
         if "shared" not in reason:
             report.outcome = "failed"

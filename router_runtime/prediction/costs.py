@@ -16,7 +16,6 @@ from router_runtime.errors import ArtifactError, ConfigError
 from router_runtime.pricing import CostUnit, PriceTable, estimate_tokens
 from router_runtime.types import F64, Bool, Json, Query
 
-
 DEFAULT_OUTPUT_TOKENS = 256.0
 """Output tokens of a model whose usage was never recorded: an answer of a few paragraphs."""
 
@@ -196,8 +195,8 @@ class CostEstimator:
 
     - With relative factors configured, they are all that counts; dollars cannot stand beside them.
     - With prices configured, a candidate's cost is its price times the expected tokens: the learned
-      ones, else ``estimate_tokens`` of the characters and ``DEFAULT_OUTPUT_TOKENS``. A request's own
-      ``max_output_tokens`` bounds the output. Where no usage was recorded, pictures cost
+      ones, else ``estimate_tokens`` of the characters and ``DEFAULT_OUTPUT_TOKENS``. A request's
+      own ``max_output_tokens`` bounds the output. Where no usage was recorded, pictures cost
       ``Price.image`` and no tokens.
     - A candidate without a price costs the learned US dollars per call; without those, NaN.
 

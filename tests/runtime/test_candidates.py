@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from router_runtime.candidates import capabilities_of, price_table_of
 from router_runtime.config import CandidateConfig
 from router_runtime.eligibility import NOT_CONFIGURED

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from router_runtime.pricing import Price, PriceTable
 from router_runtime.types import Image, Query
 from router_training.costing import fill_costs

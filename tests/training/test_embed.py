@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from router_runtime.errors import DataError
 from router_runtime.prediction.encoders.cache import CachedEncoder
 from router_runtime.prediction.encoders.specs import EmbeddedSpec, EncoderRuntime

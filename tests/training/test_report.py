@@ -42,7 +42,7 @@ def printed(render, value, **arguments):
 def cells(text, title):
     """The cells of the line that starts with ``title``."""
     line = next(line for line in text.splitlines() if re.match(rf"\W*{re.escape(title)}", line))
-    return [cell.strip() for cell in re.split("[│┃|]", line) if cell.strip()]
+    return [cell.strip() for cell in re.split(r"\s{2,}", line) if cell.strip()]
 
 
 def test_the_table_shows_every_candidate_the_references_and_the_router():
@@ -52,7 +52,7 @@ def test_the_table_shows_every_candidate_the_references_and_the_router():
     assert cells(text, "best single")[0] == "best single (vendor/dear)"
     assert cells(text, "oracle")[1:] == ["1.0000", "+0.0000", "2.5", "37.5%"]
     assert cells(text, "router")[1:] == ["1.0000", "+0.0000", "2.5", "37.5%"]
-    assert "USD / 1k calls" in text
+    assert "USD/1k calls" in text
     assert "unscored" not in text
 
 

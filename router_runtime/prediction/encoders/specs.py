@@ -1,8 +1,8 @@
 """What identifies an encoder: validated, frozen, written into configs and into the manifest.
 
-A spec holds only what changes the vectors, plus where a remote one is served. Where and how fast an
-encoder runs (device, batch size, URL and key of a server) is a ``config.EncoderRuntime``, chosen anew by
-whoever loads an artifact.
+A spec holds what changes the vectors, plus where a remote encoder is served by default. Where and
+how fast an encoder runs (device, batch size, another URL, its key) is a ``config.EncoderRuntime``,
+chosen anew by whoever loads an artifact.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class WindowedSpec(Spec):
 
 
 class EmbeddedSpec(Spec):
-    """No download, no torch: hashed n-grams with a fitted projection, text and picture statistics."""
+    """No download, no torch: hashed n-grams, a fitted projection, text and picture statistics."""
 
     kind: Literal["embedded"] = "embedded"
     text_components: int = Field(default=128, ge=1, le=1024)
@@ -50,7 +50,7 @@ class EmbeddedSpec(Spec):
 
 
 class ClipSpec(WindowedSpec):
-    """open_clip: any architecture with a pretrained tag, ``hf-hub:`` id or local checkpoint file."""
+    """open_clip: any architecture with a pretrained tag, hub id or local checkpoint file."""
 
     kind: Literal["clip"] = "clip"
     model: str = "ViT-B-32"
@@ -74,7 +74,7 @@ class SentenceSpec(WindowedSpec):
 
 
 class RemoteSpec(Spec):
-    """An embedding server: ``nvclip`` (OpenAI-style /v1/embeddings) or ``clip-as-service`` (HTTP)."""
+    """A server: ``nvclip`` (OpenAI-style /v1/embeddings) or ``clip-as-service`` (HTTP)."""
 
     kind: Literal["remote"] = "remote"
     protocol: Literal["nvclip", "clip-as-service"] = "nvclip"

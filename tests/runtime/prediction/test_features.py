@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
+
 from router_runtime.config import validate
 from router_runtime.errors import ConfigError
 from router_runtime.prediction.encoders.specs import ClipSpec, SentenceSpec

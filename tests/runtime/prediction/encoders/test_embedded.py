@@ -212,3 +212,18 @@ def test_an_unknown_or_infinite_array_is_refused_by_name():
     idf[5] = np.nan
     with pytest.raises(EncoderError, match="'idf' holds values that are not finite"):
         encoder(idf=idf)
+
+
+def test_a_repeated_picture_is_decoded_once(monkeypatch):
+    from router_runtime.prediction.encoders import embedded
+
+    made, pictures = encoder(), [picture(seed) for seed in range(3)]
+    expected = made.encode_images([*pictures, *pictures])
+    calls = []
+    real = embedded.describe_picture
+    monkeypatch.setattr(
+        embedded, "describe_picture", lambda *a, **k: (calls.append(1), real(*a, **k))[1]
+    )
+    np.testing.assert_array_equal(made.encode_images([*pictures, *pictures]), expected)
+    np.testing.assert_array_equal(expected[:3], expected[3:])
+    assert len(calls) == 3

@@ -1,0 +1,448 @@
+"""The artifact folder: what was learned, in files that cannot run code.
+
+::
+
+    manifest.json                format version, model order, feature spec and encoder fingerprints,
+                                 head, calibration, learned costs, provenance, metrics, and the
+                                 sha256 of every other file; written last, so that its existence
+                                 means that the folder is complete
+    head*.safetensors, *.ubj     weights
+    encoder-<i>.safetensors      fitted state of encoders that have one (``embedded``)
+    README.md                    the model card
+    ...                          exports for other readers, never read here
+
+Safetensors, UBJSON boosters and JSON only; nothing on the load path can execute code. An artifact
+holds no training text or picture. Loading checks the version, then that exactly the listed files
+are there with exactly the listed digests, then builds the parts; encoders are built last and
+refused when their fingerprint is not the manifest's.
+
+To change the format: raise ``FORMAT_VERSION``, add a migration to ``_MIGRATIONS`` that turns the
+previous version's JSON into the new one's, and keep a folder of the old version in the tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from pydantic import Field, ValidationError, field_validator
+from safetensors import SafetensorError
+
+from router_runtime.config import StrictModel, validate
+from router_runtime.errors import (
+    ArtifactError,
+    ArtifactIntegrityError,
+    ArtifactVersionError,
+    ConfigError,
+)
+from router_runtime.prediction.calibration import Calibrator
+from router_runtime.prediction.costs import CostModel
+from router_runtime.prediction.encoders import build_encoder
+from router_runtime.prediction.encoders.specs import EncoderRuntime, RemoteSpec
+from router_runtime.prediction.features import EmbeddingGenerator, FeatureSpec
+from router_runtime.prediction.heads.base import load_head
+from router_runtime.prediction.predictor import FeaturePredictor
+from router_runtime.types import Encoder, Head, Json, Modality
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+_MIGRATIONS: dict[int, Callable[[dict[str, Json]], dict[str, Json]]] = {}
+
+
+class EncoderEntry(StrictModel):
+    """One encoder as the manifest knows it.
+
+    ``fingerprint`` is None only for imported artifacts, whose training features nobody can check.
+    """
+
+    fingerprint: str | None
+    state: str | None = None
+
+
+class Manifest(StrictModel):
+    """``manifest.json``."""
+
+    format_version: int
+    created_by: str
+    model_ids: tuple[str, ...] = Field(min_length=1)
+    scored_modalities: dict[str, tuple[Modality, ...]]
+    features: FeatureSpec
+    n_features: int = Field(ge=1)
+    encoders: tuple[EncoderEntry, ...]
+    head: dict[str, Json]
+    calibration: Json
+    costs: Json = None
+    recommended_policy: dict[str, Json] | None = None
+    training: dict[str, Json] = Field(default_factory=dict)
+    metrics: dict[str, Json] = Field(default_factory=dict)
+    files: dict[str, str]
+
+    @field_validator("model_ids")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("a model id is listed twice")
+        return value
+
+    @field_validator("files")
+    @classmethod
+    def _plain_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if name in ("", ".", "..", MANIFEST) or name != Path(name).name or "\\" in name:
+                raise ValueError(f"'{name}' is not a plain file name")
+        return value
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Everything learned, in memory.
+
+    Parameters
+    ----------
+    model_ids : tuple of str
+        Column order of ``P``.
+    features : FeatureSpec
+        Layout of ``X``.
+    encoder_fingerprints : tuple of (str or None)
+        One per encoder; None means unchecked (imported artifacts).
+    encoder_states : tuple of (mapping or None)
+        Fitted arrays of encoders that have them.
+    head, calibrator : Head, Calibrator
+        ``X`` to ``P``.
+    cost_model : CostModel or None
+        Learned output tokens and USD per call.
+    scored_modalities : mapping
+        Per model, the modalities of the training queries that it was scored on.
+    recommended_policy : mapping or None
+        A policy config that ``tune`` recommends.
+    training, metrics : mapping
+        Provenance (data digest, seed, judge ...) and held-out figures.
+    artifact_id : str
+        First 16 hex digits of the manifest's sha256; empty before saving.
+    """
+
+    model_ids: tuple[str, ...]
+    features: FeatureSpec
+    encoder_fingerprints: tuple[str | None, ...]
+    encoder_states: tuple[Mapping[str, np.ndarray] | None, ...]
+    head: Head
+    calibrator: Calibrator
+    cost_model: CostModel | None = None
+    scored_modalities: Mapping[str, tuple[Modality, ...]] = field(default_factory=dict)
+    recommended_policy: Mapping[str, Json] | None = None
+    training: Mapping[str, Json] = field(default_factory=dict)
+    metrics: Mapping[str, Json] = field(default_factory=dict)
+    artifact_id: str = ""
+
+    def build_encoders(self, runtime: EncoderRuntime = EncoderRuntime()) -> tuple[Encoder, ...]:
+        """Build the encoders and refuse any whose fingerprint is not the recorded one.
+
+        Raises
+        ------
+        ArtifactIntegrityError
+            If an encoder is not the one that the artifact was trained with.
+        EncoderError, MissingDependencyError
+            If it cannot be built at all.
+        """
+        built = []
+        entries = zip(
+            self.features.encoders, self.encoder_states, self.encoder_fingerprints, strict=True
+        )
+        for spec, state, recorded in entries:
+            local = runtime
+            if not isinstance(spec, RemoteSpec):
+                local = runtime.model_copy(update={"url": None, "api_key_env": None})
+            encoder = build_encoder(spec, runtime=local, state=state)
+            if recorded is not None and encoder.fingerprint != recorded:
+                raise ArtifactIntegrityError(
+                    f"Encoder '{spec.kind}' has fingerprint {encoder.fingerprint[:12]}, but the "
+                    f"artifact was trained with {recorded[:12]}: its weights, preprocessing or "
+                    "version differ. Install the same encoder, or retrain."
+                )
+            built.append(encoder)
+        return tuple(built)
+
+    def predictor(self, runtime: EncoderRuntime = EncoderRuntime()) -> FeaturePredictor:
+        """Join encoders, features, head and calibrator."""
+        generator = EmbeddingGenerator(self.features, self.build_encoders(runtime))
+        return FeaturePredictor(self.model_ids, generator, self.head, self.calibrator)
+
+
+# --------------------------------------------------------------------------- saving
+
+
+def save_artifact(
+    artifact: Artifact,
+    folder: str | Path,
+    *,
+    created_by: str,
+    card: str,
+    exports: Mapping[str, bytes] | None = None,
+) -> Artifact:
+    """Write the folder; returns the artifact with its ``artifact_id``.
+
+    All files are first written to a temporary folder beside it, then moved in one by one between
+    removing the old manifest and writing the new one: whenever the process dies, the folder
+    either is complete or has no manifest. Files of a previous artifact in the folder are
+    replaced; any other file there is an error, because it could not be told from tampering.
+
+    Parameters
+    ----------
+    artifact : Artifact
+        What to keep.
+    folder : path
+        Made when absent.
+    created_by : str
+        Program and version, for the manifest.
+    card : str
+        Markdown of the model card, kept as ``README.md``.
+    exports : mapping of name to bytes, optional
+        Files for other readers (``nn_router.pth`` ...); listed and digested, never read back.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder holds files that are no artifact's, or cannot be written.
+    """
+    target = Path(folder)
+    content = _content(artifact, card, exports or {})
+    manifest = _manifest(artifact, content, created_by)
+    text = manifest.model_dump_json(indent=2) + "\n"
+    previous = _previous_files(target)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise ArtifactError(f"Cannot write artifact '{target}': {error}") from error
+    try:
+        for name, data in {**content, MANIFEST: text.encode()}.items():
+            _write_synced(staging / name, data)
+        (target / MANIFEST).unlink(missing_ok=True)
+        for name in previous - set(content):
+            (target / name).unlink(missing_ok=True)
+        for name in [*content, MANIFEST]:
+            os.replace(staging / name, target / name)
+    except OSError as error:
+        raise ArtifactError(f"Cannot write artifact '{target}': {error}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return replace(artifact, artifact_id=_artifact_id(text.encode()))
+
+
+def _content(artifact: Artifact, card: str, exports: Mapping[str, bytes]) -> dict[str, bytes]:
+    content = dict(artifact.head.to_files("head"))
+    for index, state in enumerate(artifact.encoder_states):
+        if state is not None:
+            arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
+            content[f"encoder-{index}.safetensors"] = safetensors.numpy.save(arrays)
+    for name, data in {**exports, "README.md": card.encode()}.items():
+        if name in content:
+            raise ArtifactError(f"Export '{name}' would overwrite a file of the artifact.")
+        content[name] = data
+    return content
+
+
+def _manifest(artifact: Artifact, content: Mapping[str, bytes], created_by: str) -> Manifest:
+    states = artifact.encoder_states
+    values = {
+        "format_version": FORMAT_VERSION,
+        "created_by": created_by,
+        "model_ids": artifact.model_ids,
+        "scored_modalities": {
+            name: tuple(sorted(modalities))
+            for name, modalities in artifact.scored_modalities.items()
+        },
+        "features": artifact.features,
+        "n_features": artifact.head.n_features,
+        "encoders": [
+            EncoderEntry(
+                fingerprint=fingerprint,
+                state=None if states[index] is None else f"encoder-{index}.safetensors",
+            )
+            for index, fingerprint in enumerate(artifact.encoder_fingerprints)
+        ],
+        "head": artifact.head.describe(),
+        "calibration": artifact.calibrator.to_json(),
+        "costs": None if artifact.cost_model is None else artifact.cost_model.to_json(),
+        "recommended_policy": artifact.recommended_policy,
+        "training": dict(artifact.training),
+        "metrics": dict(artifact.metrics),
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
+    }
+    try:
+        return Manifest.model_validate(values)
+    except ValidationError as error:
+        raise ArtifactError(f"The artifact is inconsistent and was not written: {error}") from error
+
+
+def _previous_files(target: Path) -> set[str]:
+    """Return the files of an artifact already in ``target``; refuse anything else there."""
+    if not target.exists():
+        return set()
+    if not target.is_dir():
+        raise ArtifactError(f"'{target}' is a file; name a folder for the artifact.")
+    present = {entry.name for entry in target.iterdir() if entry.is_file()}
+    if not present:
+        return set()
+    try:
+        known = {MANIFEST, *json.loads((target / MANIFEST).read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        known = set()
+    if foreign := sorted(present - known):
+        raise ArtifactError(
+            f"'{target}' holds files that are not part of an artifact ({', '.join(foreign[:5])}); "
+            "choose another output folder, or remove them."
+        )
+    return present
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+# --------------------------------------------------------------------------- loading
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read and check ``manifest.json`` alone, without the other files.
+
+    Raises
+    ------
+    ArtifactError, ArtifactVersionError, ArtifactIntegrityError
+        See ``load_artifact``.
+    """
+    return _parse_manifest(_manifest_bytes(_artifact_folder(folder)), Path(folder))
+
+
+def load_artifact(folder: str | Path) -> Artifact:
+    """Load an artifact after checking that every file is there, unchanged, and nothing else.
+
+    Encoders are not built yet: that may need weights, a server or an extra
+    (``Artifact.predictor``).
+
+    Parameters
+    ----------
+    folder : path
+        The artifact's folder, or the path of a file in it, such as ``.../nn_router.pth``; that file
+        itself is never read.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder is no artifact.
+    ArtifactVersionError
+        If another version of the format wrote it.
+    ArtifactIntegrityError
+        If a file is missing, changed or extra.
+    """
+    path = _artifact_folder(folder)
+    raw = _manifest_bytes(path)
+    manifest = _parse_manifest(raw, path)
+    files = _checked_files(path, manifest)
+    try:
+        return Artifact(
+            model_ids=manifest.model_ids,
+            features=manifest.features,
+            encoder_fingerprints=tuple(entry.fingerprint for entry in manifest.encoders),
+            encoder_states=tuple(_state(files, entry) for entry in manifest.encoders),
+            head=load_head(manifest.head, files),
+            calibrator=Calibrator.from_json(manifest.calibration),
+            cost_model=None if manifest.costs is None else CostModel.from_json(manifest.costs),
+            scored_modalities=manifest.scored_modalities,
+            recommended_policy=manifest.recommended_policy,
+            training=manifest.training,
+            metrics=manifest.metrics,
+            artifact_id=_artifact_id(raw),
+        )
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ArtifactIntegrityError(
+            f"Artifact '{path}': the manifest does not fit its files ({error}). Retrain."
+        ) from error
+
+
+def _artifact_folder(folder: str | Path) -> Path:
+    path = Path(folder)
+    if path.suffix in (".pth", ".joblib", ".json"):
+        path = path.parent
+    if not path.is_dir():
+        raise ArtifactError(
+            f"Artifact folder '{path}' does not exist. Train one with: router-train run CONFIG"
+        )
+    if not (path / MANIFEST).is_file():
+        legacy = " It looks like a folder of nn_router.pth files; convert it with: "
+        legacy += f"model-router import-artifact {path} --output FOLDER"
+        hint = legacy if list(path.glob("*.pth")) else ""
+        raise ArtifactError(f"'{path}' has no {MANIFEST}: it is not a complete artifact.{hint}")
+    return path
+
+
+def _manifest_bytes(path: Path) -> bytes:
+    try:
+        return (path / MANIFEST).read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"Artifact '{path}' cannot be read: {error}") from error
+
+
+def _parse_manifest(raw: bytes, path: Path) -> Manifest:
+    try:
+        content = json.loads(raw)
+        version = content["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactIntegrityError(
+            f"Artifact '{path}': {MANIFEST} is damaged ({error}). Retrain, or restore the file."
+        ) from error
+    while version in _MIGRATIONS and version != FORMAT_VERSION:
+        content = _MIGRATIONS[version](content)
+        version = content["format_version"]
+    if version != FORMAT_VERSION:
+        raise ArtifactVersionError(
+            f"Artifact '{path}' has format version {version}; this version of model-router reads "
+            f"{FORMAT_VERSION}. Retrain, or install the matching version."
+        )
+    try:
+        return validate(Manifest, content, source=f"Artifact '{path}', {MANIFEST}")
+    except ConfigError as error:
+        raise ArtifactIntegrityError(str(error)) from error
+
+
+def _checked_files(path: Path, manifest: Manifest) -> dict[str, bytes]:
+    """Read every listed file once, so that what is checked is what is used."""
+    present = {entry.name for entry in path.iterdir() if entry.is_file()} - {MANIFEST}
+    if missing := sorted(set(manifest.files) - present):
+        raise ArtifactIntegrityError(f"Artifact '{path}': file '{missing[0]}' is missing.")
+    if extra := sorted(present - set(manifest.files)):
+        raise ArtifactIntegrityError(
+            f"Artifact '{path}': file '{extra[0]}' is not in its manifest. Remove it."
+        )
+    files = {}
+    for name, digest in manifest.files.items():
+        data = (path / name).read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise ArtifactIntegrityError(
+                f"Artifact '{path}': file '{name}' was changed after training. Restore or retrain."
+            )
+        files[name] = data
+    return files
+
+
+def _state(files: Mapping[str, bytes], entry: EncoderEntry) -> Mapping[str, np.ndarray] | None:
+    if entry.state is None:
+        return None
+    state: dict[str, np.ndarray] = safetensors.numpy.load(files[entry.state])
+    return state
+
+
+def _artifact_id(manifest_bytes: bytes) -> str:
+    return hashlib.sha256(manifest_bytes).hexdigest()[:16]

@@ -1,0 +1,467 @@
+"""``ModelRouter``: predictor (learned) + policy (chosen) + candidates, joined.
+
+This module only joins: what is routed on is in ``messages``, features in ``prediction/features``,
+probabilities in ``prediction``, dollars in ``prediction/costs`` and ``pricing``, hard needs in
+``eligibility``, the choice in ``policy``. ``decide_batch`` does no network I/O of its own, so a
+dry run, an explanation and an offline evaluation are the same code. A router is immutable after
+construction and may be shared between threads.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from router_runtime.artifacts import Artifact, load_artifact
+from router_runtime.candidates import capabilities_of, price_table_of
+from router_runtime.config import (
+    CheapestQualifiedConfig,
+    EncoderRuntime,
+    PolicyConfig,
+    RuntimeConfig,
+    load_config,
+    validate,
+    validate_policy,
+)
+from router_runtime.eligibility import Eligibility, find_eligible
+from router_runtime.errors import ConfigError, NoEligibleModelError
+from router_runtime.images import ImageLimits
+from router_runtime.messages import query_from_prompt
+from router_runtime.policy import PRESETS, Policy, build_policy
+from router_runtime.prediction.costs import CostEstimator
+from router_runtime.types import F32, F64, Json, Predictor, Query, Reason, RoutingDecision
+
+logger = logging.getLogger(__name__)
+
+RECOMMENDED = "recommended"
+CUSTOM = "custom"
+
+
+class ModelRouter:
+    """Routes queries to the cheapest model that is good enough.
+
+    Parameters
+    ----------
+    router_path : path
+        The artifact's folder; seed 003's ``router_artifacts/nn_router.pth`` names its folder too.
+    model_thresholds : mapping of model to float in [0, 1], optional
+        Least probability per model. Models that reach theirs qualify, the cheapest qualified
+        wins, a model without a threshold always qualifies; none qualified: highest probability.
+    model_costs : mapping of model to float, optional
+        Relative cost factors without a unit. Default: what the artifact learned in USD.
+    threshold_config : str, optional
+        A preset (``policy.PRESETS``); ``model_thresholds`` replace its thresholds model by model.
+    device : str, optional
+        ``cpu``, ``cuda`` or ``cuda:N`` for the encoder; default: GPU when there.
+    clip_server : str, optional
+        Base URL of the embedding server of a ``remote`` encoder.
+    verbose : bool
+        Log what was loaded at INFO instead of DEBUG.
+
+    Raises
+    ------
+    ArtifactError
+        If the artifact is missing, damaged or of another version.
+    ConfigError
+        If a threshold or cost names a model that is not in the artifact.
+
+    Examples
+    --------
+    >>> router = ModelRouter("router_artifacts/quickstart")  # doctest: +SKIP
+    >>> router.route("What is the capital of France?")  # doctest: +SKIP
+    'sim-small-text'
+    """
+
+    def __init__(
+        self,
+        router_path: str | Path = "router_artifacts/nn_router.pth",
+        *,
+        model_thresholds: Mapping[str, float] | None = None,
+        model_costs: Mapping[str, float] | None = None,
+        threshold_config: str | None = None,
+        device: str | None = None,
+        clip_server: str | None = None,
+        verbose: bool = False,
+    ) -> None:
+        content: dict[str, Json] = {
+            "artifact": Path(router_path),
+            "encoder": EncoderRuntime(device=device or "auto", url=clip_server),
+            "model_costs": None if model_costs is None else dict(model_costs),
+        }
+        seed_policy = _seed_policy(model_thresholds, model_costs, threshold_config)
+        if seed_policy is not None:
+            name = threshold_config if threshold_config and model_thresholds is None else CUSTOM
+            content |= {"policies": {name: seed_policy}, "policy": name}
+        config = validate(RuntimeConfig, content, source="ModelRouter")
+        artifact = load_artifact(router_path)
+        self._join(config, artifact)
+        level = logging.INFO if verbose else logging.DEBUG
+        logger.log(level, "loaded artifact %s: models %s", artifact.artifact_id, self.model_ids)
+
+    @classmethod
+    def from_config(cls, config: RuntimeConfig | str | Path) -> ModelRouter:
+        """Build a router from a runtime config or the path of its YAML file."""
+        settled = config if isinstance(config, RuntimeConfig) else load_config(config)
+        router = cls.__new__(cls)
+        router._join(settled, load_artifact(settled.artifact))
+        return router
+
+    def _join(self, config: RuntimeConfig, artifact: Artifact) -> None:
+        self.config = config
+        self.artifact = artifact
+        self.model_ids = artifact.model_ids
+        self._check_known(config)
+        self._capabilities = capabilities_of(
+            config.candidates,
+            model_ids=artifact.model_ids,
+            scored_modalities=artifact.scored_modalities,
+        )
+        prices = price_table_of(
+            config.candidates, model_ids=artifact.model_ids, model_costs=config.model_costs
+        )
+        self._estimator = CostEstimator(prices, artifact.cost_model, artifact.model_ids)
+        self._limits = ImageLimits(
+            max_bytes=config.images.max_bytes, max_pixels=config.images.max_pixels
+        )
+        self._policies = self._build_policies(config, artifact)
+        self.default_policy = self._choose_default(config)
+        self._check_costs()
+        self.predictor: Predictor = artifact.predictor(config.encoder)
+
+    # ------------------------------------------------------------------ deciding
+
+    def decide_batch(
+        self,
+        queries: Sequence[Query],
+        *,
+        X: F32 | None = None,
+        policy: str | None = None,
+        excluded: Mapping[str, str] | None = None,
+    ) -> list[RoutingDecision]:
+        """Rank the candidates for every query: filter, describe, predict, price, choose.
+
+        Parameters
+        ----------
+        queries : sequence of Query
+            May be empty.
+        X : ndarray of shape (n_queries, n_features), float32, optional
+            Features computed before with the same artifact; encoded here when absent.
+        policy : str, optional
+            Name of a policy or preset; default ``default_policy``.
+        excluded : mapping of model to reason, optional
+            Models ruled out for this call.
+
+        Raises
+        ------
+        NoEligibleModelError
+            If some query can be served by no candidate; the message gives every reason.
+        """
+        chosen = self.policy(policy)
+        eligibility = self.eligible(queries, excluded=excluded)
+        self._check_served(eligibility)
+        P = self.probabilities(queries) if X is None else self.probabilities_from_features(X)
+        cost = self.expected_cost(queries)
+        ranking = chosen.rank(P, cost, eligibility.mask)
+        reasons = chosen.reasons(P, cost, eligibility.mask, ranking)
+        return self._decisions(P, cost, eligibility, ranking, reasons, chosen.name)
+
+    def eligible(
+        self, queries: Sequence[Query], *, excluded: Mapping[str, str] | None = None
+    ) -> Eligibility:
+        """Return which candidate can serve which query, and why the others cannot."""
+        columns = {self._column(model): reason for model, reason in (excluded or {}).items()}
+        return find_eligible(queries, self._capabilities, excluded=columns)
+
+    def probabilities(self, queries: Sequence[Query]) -> F64:
+        """Return calibrated ``P`` (n_queries, n_models) in [0, 1]."""
+        return self.predictor.probabilities(queries)
+
+    def probabilities_from_features(self, X: F32) -> F64:
+        """Return calibrated ``P`` (n_queries, n_models) for features of the same artifact."""
+        return self.artifact.calibrator.apply(self.artifact.head.predict_proba(X))
+
+    def expected_cost(self, queries: Sequence[Query]) -> F64:
+        """Return the expected cost (n_queries, n_models) in ``cost_unit``; NaN = unknown."""
+        return self._estimator.expected(queries)
+
+    @property
+    def cost_unit(self) -> str:
+        """``usd``, ``relative`` or ``unknown``."""
+        return self._estimator.unit
+
+    def policy(self, name: str | None = None) -> Policy:
+        """Return a policy by name; the default one for None.
+
+        Raises
+        ------
+        ConfigError
+            If there is none of that name.
+        """
+        wanted = self.default_policy if name is None else name
+        if wanted not in self._policies:
+            known = ", ".join(sorted(self._policies))
+            raise ConfigError(f"Unknown policy '{wanted}' (known: {known}).")
+        return self._policies[wanted]
+
+    def decide(
+        self,
+        query: Query | str,
+        images: Sequence[Any] | None = None,
+        *,
+        policy: str | None = None,
+        excluded: Mapping[str, str] | None = None,
+    ) -> RoutingDecision:
+        """Rank the candidates for one query, given as a ``Query`` or as text and pictures."""
+        if isinstance(query, str):
+            query = self.query(query, images)
+        return self.decide_batch([query], policy=policy, excluded=excluded)[0]
+
+    def query(self, text: str, images: Sequence[Any] | None = None) -> Query:
+        """Make the ``Query`` of a prompt, as training made it from its samples."""
+        return query_from_prompt(
+            text,
+            () if images is None else images,
+            rule=self.artifact.features.text,
+            limits=self._limits,
+            allow_paths=True,
+        )
+
+    def _check_served(self, eligibility: Eligibility) -> None:
+        unserved = np.flatnonzero(~eligibility.mask.any(axis=1))
+        if unserved.size:
+            row = int(unserved[0])
+            reasons = ", ".join(
+                f"{model}: {eligibility.reason(row, column)}"
+                for column, model in enumerate(self.model_ids)
+            )
+            raise NoEligibleModelError(
+                f"No candidate can serve query {row + 1} of {len(eligibility.mask)} ({reasons})."
+            )
+
+    def _decisions(
+        self,
+        P: F64,
+        cost: F64,
+        eligibility: Eligibility,
+        ranking: np.ndarray,
+        reasons: Sequence[Reason],
+        policy: str,
+    ) -> list[RoutingDecision]:
+        ids = self.model_ids
+        costs = cost.astype(object)
+        costs[np.isnan(cost)] = None
+        all_eligible: list[bool] = np.all(eligibility.mask, axis=1).tolist()
+        decisions = []
+        rows = zip(P.tolist(), costs.tolist(), ranking.tolist(), reasons, all_eligible, strict=True)
+        for row, (p, c, order, reason, full) in enumerate(rows):
+            ranked = tuple(ids[column] for column in order if column >= 0)
+            ineligible = {} if full else self._ineligible(eligibility, row)
+            decisions.append(
+                RoutingDecision(
+                    model_id=ranked[0],
+                    ranking=ranked,
+                    probabilities=dict(zip(ids, p, strict=True)),
+                    expected_cost=dict(zip(ids, c, strict=True)),
+                    cost_unit=self.cost_unit,
+                    ineligible=ineligible,
+                    reason=reason,
+                    artifact_id=self.artifact.artifact_id,
+                    policy=policy,
+                )
+            )
+        return decisions
+
+    def _ineligible(self, eligibility: Eligibility, row: int) -> dict[str, str]:
+        return {
+            self.model_ids[int(column)]: eligibility.reason(row, int(column))
+            for column in np.flatnonzero(~eligibility.mask[row])
+        }
+
+    # ------------------------------------------------------------------ seed 003's interface
+
+    def route(
+        self,
+        text: str,
+        images: Sequence[Any] | None = None,
+        return_probabilities: bool = False,
+        return_all_info: bool = False,
+    ) -> str | tuple[str, dict[str, float]] | dict[str, Json]:
+        """Return the chosen model.
+
+        Parameters
+        ----------
+        text : str
+            The prompt.
+        images : sequence of (data URI, base64, bytes, path or PIL image), optional
+            All of them count.
+        return_probabilities : bool
+            Return ``(model, {model: probability})``.
+        return_all_info : bool
+            Return a dict: ``chosen_model, probabilities, original_choice, threshold_applied,
+            thresholds, threshold_config, has_images`` and the fields of the decision.
+        """
+        decision = self.decide(text, images)
+        if return_all_info:
+            return self._all_info(decision, has_images=bool(images))
+        if return_probabilities:
+            return decision.model_id, dict(decision.probabilities)
+        return decision.model_id
+
+    def route_batch(
+        self,
+        texts: Sequence[str],
+        images_list: Sequence[Sequence[Any] | None] | None = None,
+        return_probabilities: bool = False,
+    ) -> list[str] | list[tuple[str, dict[str, float]]]:
+        """Route many prompts in one batched pass; same answers as one by one.
+
+        Raises
+        ------
+        ConfigError
+            If ``images_list`` has another length than ``texts``.
+        """
+        pictures = [None] * len(texts) if images_list is None else list(images_list)
+        if len(pictures) != len(texts):
+            raise ConfigError(
+                f"images_list has {len(pictures)} entries for {len(texts)} texts; give one per "
+                "text (None where there is no picture)."
+            )
+        queries = [self.query(text, some) for text, some in zip(texts, pictures, strict=True)]
+        decisions = self.decide_batch(queries)
+        if return_probabilities:
+            return [(entry.model_id, dict(entry.probabilities)) for entry in decisions]
+        return [entry.model_id for entry in decisions]
+
+    def get_model_info(self) -> dict[str, Json]:
+        """Return models, policies, thresholds, device and provenance as plain values."""
+        return {
+            "available_models": list(self.model_ids),
+            "candidates": [
+                model
+                for model, can in zip(self.model_ids, self._capabilities, strict=True)
+                if can.blocked is None
+            ],
+            "threshold_config": self.default_policy,
+            "thresholds": self._thresholds(),
+            "available_threshold_configs": sorted(self._policies),
+            "device": self.config.encoder.device,
+            "router_config": dict(self.artifact.head.describe()),
+            "cost_unit": self.cost_unit,
+            "artifact_id": self.artifact.artifact_id,
+            "encoders": [spec.kind for spec in self.artifact.features.encoders],
+        }
+
+    def _all_info(self, decision: RoutingDecision, *, has_images: bool) -> dict[str, Json]:
+        original = max(decision.ranking, key=lambda model: decision.probabilities[model])
+        return {
+            "chosen_model": decision.model_id,
+            "probabilities": dict(decision.probabilities),
+            "original_choice": original,
+            "threshold_applied": decision.model_id != original,
+            "thresholds": self._thresholds(),
+            "threshold_config": decision.policy,
+            "has_images": has_images,
+            "reason": str(decision.reason),
+            "ranking": list(decision.ranking),
+            "expected_cost": dict(decision.expected_cost),
+            "cost_unit": decision.cost_unit,
+            "ineligible": dict(decision.ineligible),
+            "artifact_id": decision.artifact_id,
+        }
+
+    def _thresholds(self) -> dict[str, float]:
+        config = self._policy_configs.get(self.default_policy)
+        if not isinstance(config, CheapestQualifiedConfig):
+            return {}
+        return {m: config.thresholds.get(m, config.default_threshold) for m in self.model_ids}
+
+    # ------------------------------------------------------------------ set-up
+
+    def _build_policies(self, config: RuntimeConfig, artifact: Artifact) -> dict[str, Policy]:
+        named: dict[str, PolicyConfig] = dict(PRESETS)
+        if artifact.recommended_policy is not None:
+            named[RECOMMENDED] = validate_policy(
+                artifact.recommended_policy, source="The artifact's recommended policy"
+            )
+        named.update(config.policies)
+        if config.model_thresholds is not None:
+            named[CUSTOM] = CheapestQualifiedConfig(thresholds=config.model_thresholds)
+        self._policy_configs = named
+        return {
+            name: build_policy(entry, model_ids=artifact.model_ids, name=name)
+            for name, entry in named.items()
+        }
+
+    def _choose_default(self, config: RuntimeConfig) -> str:
+        if config.policy is not None:
+            self.policy(config.policy)
+            return config.policy
+        if config.model_thresholds is not None:
+            return CUSTOM
+        if len(config.policies) == 1:
+            return next(iter(config.policies))
+        if len(config.policies) > 1:
+            raise ConfigError(
+                f"Several policies are configured ({', '.join(config.policies)}); say which one is "
+                "used by default with 'policy: NAME'."
+            )
+        if RECOMMENDED in self._policies:
+            same_unit = self.artifact.training.get("cost_unit") == self.cost_unit
+            if same_unit or not self._policies[RECOMMENDED].needs_cost:
+                return RECOMMENDED
+        return "quality" if self.cost_unit == "unknown" else "economy"
+
+    def _check_costs(self) -> None:
+        if not self._policies[self.default_policy].needs_cost:
+            return
+        cost = self._estimator.expected([Query(text="x")])[0]
+        for model, can, value in zip(self.model_ids, self._capabilities, cost, strict=True):
+            if can.blocked is None and np.isnan(value):
+                raise ConfigError(
+                    f"Policy '{self.default_policy}' weighs costs, but none is known for "
+                    f"'{model}'. Give it a 'price', or use a policy without costs."
+                )
+
+    def _check_known(self, config: RuntimeConfig) -> None:
+        known = set(self.model_ids)
+        named = {
+            "candidates": [candidate.id for candidate in config.candidates],
+            "model_thresholds": list(config.model_thresholds or ()),
+            "model_costs": list(config.model_costs or ()),
+        }
+        for where, models in named.items():
+            for model in models:
+                if model not in known:
+                    raise ConfigError(
+                        f"Model '{model}' in {where} is not in artifact '{config.artifact}' "
+                        f"(known: {', '.join(self.model_ids)}). Retrain, or remove it."
+                    )
+
+    def _column(self, model: str) -> int:
+        if model not in self.model_ids:
+            raise ConfigError(f"Unknown model '{model}' (known: {', '.join(self.model_ids)}).")
+        return self.model_ids.index(model)
+
+
+def _seed_policy(
+    model_thresholds: Mapping[str, float] | None,
+    model_costs: Mapping[str, float] | None,
+    threshold_config: str | None,
+) -> PolicyConfig | None:
+    """Return the policy that seed 003's constructor arguments describe; None when none is given."""
+    if threshold_config is not None and threshold_config not in PRESETS:
+        raise ConfigError(
+            f"Unknown threshold_config '{threshold_config}' (known: {', '.join(sorted(PRESETS))})."
+        )
+    preset = PRESETS[threshold_config] if threshold_config else None
+    if model_thresholds is None:
+        if preset is None and model_costs is not None:
+            return PRESETS["economy"]
+        return preset
+    default = preset.default_threshold if isinstance(preset, CheapestQualifiedConfig) else 0.0
+    raw = {"kind": "cheapest_qualified", "thresholds": dict(model_thresholds)}
+    return validate_policy({**raw, "default_threshold": default}, source="model_thresholds")
