@@ -10,7 +10,7 @@ QUICKSTART_ARTIFACT := router_artifacts/quickstart
 .PHONY: quickstart test lint clean
 
 quickstart: $(VENV)/.train  ## Draw a simulated workload, train on it, route a text and a picture.
-	$(BIN)/router-train simulate $(QUICKSTART_DATA) --rows 1200 --seed 0
+	$(BIN)/router-train simulate $(QUICKSTART_DATA) --rows 3000 --seed 0
 	$(BIN)/router-train run configs/quickstart.yml
 	$(BIN)/model-router route --artifact $(QUICKSTART_ARTIFACT) "What is 17 + 25?"
 	$(BIN)/model-router route --artifact $(QUICKSTART_ARTIFACT) \

@@ -66,7 +66,7 @@ class PriceConfig(StrictModel):
 class CandidateConfig(StrictModel):
     """A model that may be chosen: what it accepts and what it costs.
 
-    ``price`` is USD; ``cost`` is a relative factor without a unit (seed 003's ``model_costs``).
+    ``price`` is USD; ``cost`` is a relative factor without a unit, as in ``model_costs``.
     One config uses one of the two.
     """
 
@@ -87,7 +87,7 @@ class CandidateConfig(StrictModel):
 
 
 class CheapestQualifiedConfig(StrictModel):
-    """The cheapest model whose probability reaches its threshold (seed 003's rule).
+    """The cheapest model whose probability reaches its threshold (LLM Router v2's rule).
 
     A model without an own threshold has ``default_threshold``; 0 lets it always qualify.
     """
@@ -153,7 +153,7 @@ class RuntimeConfig(StrictModel):
     images : ImageLimitsConfig
         Caps on pictures.
     model_thresholds, model_costs : mapping
-        Seed 003's form: the same as a ``cheapest_qualified`` policy and a ``cost`` per candidate.
+        NVIDIA LLM Router v2's form of a ``cheapest_qualified`` policy and a ``cost`` per candidate.
     """
 
     artifact: Path

@@ -7,17 +7,16 @@ it), 130 interrupted with Ctrl-C. Anything else is a defect of this program and 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from router_runtime import types
-from router_runtime.errors import RouterError
+from router_runtime.errors import MissingDependencyError, RouterError
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -25,9 +24,11 @@ err = Console(stderr=True, highlight=False)
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
 
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "xgboost": "xgboost-cpu"}
 
-def run_app(app: typer.Typer) -> None:
-    """Run a typer application and end the process with the right status."""
+
+def run_app(app: Callable[[], None]) -> None:
+    """Run a typer application, or what starts one, and end the process with the right status."""
     try:
         app()
     except RouterError as error:
@@ -43,6 +44,18 @@ def run_app(app: typer.Typer) -> None:
 def _refuse(message: str) -> NoReturn:
     err.print(f"[red]error:[/red] {escape(' '.join(message.split()))}", soft_wrap=True)
     sys.exit(EXIT_INPUT)
+
+
+@contextmanager
+def explained_imports(extra: str) -> Iterator[None]:
+    """Turn a missing third-party module into the error that names the extra which brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "router_runtime", "router_training"):
+            raise
+        raise MissingDependencyError(_DISTRIBUTIONS.get(package, package), extra) from error
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class ModelRouter:
     Parameters
     ----------
     router_path : path
-        The artifact's folder; seed 003's ``router_artifacts/nn_router.pth`` names its folder too.
+        The artifact's folder, or a path in it, such as ``router_artifacts/nn_router.pth``.
     model_thresholds : mapping of model to float in [0, 1], optional
         Least probability per model. Models that reach theirs qualify, the cheapest qualified
         wins, a model without a threshold always qualifies; none qualified: highest probability.
@@ -281,7 +281,7 @@ class ModelRouter:
             for column in np.flatnonzero(~eligibility.mask[row])
         }
 
-    # ------------------------------------------------------------------ seed 003's interface
+    # ------------------------------------------------------------------ LLM Router v2's methods
 
     def route(
         self,
@@ -452,7 +452,7 @@ def _seed_policy(
     model_costs: Mapping[str, float] | None,
     threshold_config: str | None,
 ) -> PolicyConfig | None:
-    """Return the policy that seed 003's constructor arguments describe; None when none is given."""
+    """Return the policy that the older constructor arguments describe; None when none is given."""
     if threshold_config is not None and threshold_config not in PRESETS:
         raise ConfigError(
             f"Unknown threshold_config '{threshold_config}' (known: {', '.join(sorted(PRESETS))})."

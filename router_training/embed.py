@@ -37,8 +37,8 @@ class FeatureFiles:
     ----------
     X : ndarray of shape (n_queries, n_features), float32
         Memory-mapped, read-only.
-    fingerprints : tuple of str
-        One per encoder.
+    fingerprints : tuple of (str or None)
+        One per encoder; None where nobody knows what made the features.
     states : tuple of (mapping or None)
         Fitted arrays of the encoders that have them.
     metadata : mapping
@@ -46,7 +46,7 @@ class FeatureFiles:
     """
 
     X: F32
-    fingerprints: tuple[str, ...]
+    fingerprints: tuple[str | None, ...]
     states: tuple[Mapping[str, np.ndarray] | None, ...]
     metadata: Mapping[str, Json]
 
@@ -130,7 +130,7 @@ def read_features(folder: Path) -> FeatureFiles:
 
 
 def describe_features(generator: EmbeddingGenerator, *, n_rows: int) -> dict[str, Json]:
-    """Return the metadata that stands beside stored features, with seed 003's dimensions."""
+    """Return the metadata that stands beside stored features, with LLM Router v2's dimensions."""
     text_dim = sum(encoder.text_dim for encoder in generator.encoders)
     image_dim = sum(encoder.image_dim for encoder in generator.encoders)
     structure = [

@@ -167,7 +167,7 @@ def simulate_workload(n: int = 1200, *, seed: int = 0) -> Evaluations:
     )
 
 
-def write_workload(folder: str | Path, *, rows: int = 1200, seed: int = 0) -> Path:
+def write_workload(folder: str | Path, *, rows: int = 3000, seed: int = 0) -> Path:
     """Write a simulated workload as a user would have it, and return the records' path.
 
     ``records.jsonl`` holds the records with their pictures; ``example.png`` is the picture of the

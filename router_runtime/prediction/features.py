@@ -7,7 +7,7 @@ Layout of a row, for encoders ``e1, e2, ...`` and extra columns::
 Each half is L2-normalised on its own (``normalise: l2``), so that no modality outweighs another
 by its scale (VL-RouterBench finds this best for concatenated features). The half of an absent
 modality is zeros, and stays zeros. Several pictures of one query are pooled by the mean of their
-normalised vectors, normalised again. Seed features of 512 + 512 are the spec
+normalised vectors, normalised again. CLIP's plain 512 + 512 are the spec
 ``encoders: [clip], extra_columns: []``.
 """
 

@@ -55,7 +55,7 @@ policy: saver
     assert str(config.candidates[1].price.image) == "0.001"
 
 
-def test_seed_003s_thresholds_and_costs_are_accepted(tmp_path):
+def test_thresholds_and_costs_are_accepted(tmp_path):
     text = "artifact: x\nmodel_thresholds: {gpt-5-chat: 0.7}\nmodel_costs: {gpt-5-chat: 1.0}\n"
     config = load_config(written(tmp_path, text))
     assert config.model_thresholds == {"gpt-5-chat": 0.7}

@@ -76,7 +76,7 @@ def test_context_is_kept_newest_first_and_the_crossing_turn_keeps_its_end():
 
 
 def test_a_long_system_prompt_cannot_hide_the_question():
-    # The ancestor joined from the start and cut at its encoder's 77 tokens.
+    # LLM Router v2 joined from the start and cut at its encoder's 77 tokens.
     system = {"role": "system", "content": "rule " * 2000}
     first, second = (text_of(system, user(q)) for q in ("What is 2+2?", "Write a sonnet."))
     assert first != second
@@ -150,7 +150,7 @@ def test_placeholders_and_column_must_agree(count):
 
 @pytest.mark.parametrize("prompt", ["cat.png", "What is in cat.png", "https://example.org/a.png"])
 def test_a_prompt_that_looks_like_a_path_or_url_stays_text(prompt, tmp_path, monkeypatch):
-    # The ancestor opened a prompt that ended in .png.
+    # LLM Router v2 opened a prompt that ended in .png.
     (tmp_path / "cat.png").write_bytes(png("red"))
     monkeypatch.chdir(tmp_path)
     query = query_from_prompt(prompt, allow_paths=True)

@@ -49,7 +49,7 @@ def test_probabilities_come_on_request(router):
     assert all(0 <= p <= 1 for p in probabilities.values())
 
 
-def test_all_info_has_the_ancestors_keys_and_the_decision(router):
+def test_all_info_has_the_keys_of_llm_router_v2_and_the_decision(router):
     info = router.route("What is 17 + 25?", return_all_info=True)
     assert {
         "chosen_model",
@@ -127,7 +127,7 @@ def test_a_model_that_was_never_scored_on_pictures_is_not_given_one(router):
     assert SMALL in decision.probabilities
 
 
-def test_seed_003s_thresholds_choose_the_cheapest_qualified(folder):
+def test_thresholds_choose_the_cheapest_qualified(folder):
     costs = {model: 1.0 for model in ModelRouter(folder).model_ids} | {SMALL: 0.1}
     everyone = ModelRouter(folder, model_thresholds={LARGE: 0.0}, model_costs=costs)
     decision = everyone.decide("What is 2 + 3?")

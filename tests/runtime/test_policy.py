@@ -24,7 +24,7 @@ from router_runtime.policy import (
 )
 from router_runtime.types import Reason
 
-# The three candidates, thresholds and cost factors of seed 003.
+# The three candidates, thresholds and cost factors of LLM Router v2.
 SEED_MODELS = ("gpt-5-chat", "nemotron-vl", "nemotron-nano")
 SEED_THRESHOLDS = CheapestQualifiedConfig(
     thresholds={"gpt-5-chat": 0.70, "nemotron-vl": 0.55, "nemotron-nano": 0.50}

@@ -36,7 +36,7 @@ def test_what_is_written_is_what_the_generator_gives(tmp_path, generator, querie
     assert set(files.states[0]) == set(generator.encoders[0].state)
 
 
-def test_the_metadata_has_seed_003s_dimensions(tmp_path, generator, queries):
+def test_the_metadata_has_llm_router_v2s_dimensions(tmp_path, generator, queries):
     write_features(tmp_path, generator, queries)
     content = json.loads((tmp_path / "metadata.json").read_text())
     assert content["samples"] == 60

@@ -26,7 +26,7 @@ def validation_loss(result, data: FitData) -> float:
 
 
 def test_the_best_epoch_is_really_restored():
-    """Ancestor defect 1: a shallow copy of the state dict kept the last weights, not the best."""
+    """LLM Router v2: a shallow copy of the state dict kept the last weights, not the best."""
     data = noisy()
     config = TINY.model_copy(update={"epochs": 60, "patience": 10, "dropout": 0.0})
     result = fit_mlp.fit(data, config, seed=0)
@@ -116,7 +116,7 @@ def test_trials_are_different_points_of_the_published_grid():
 
 
 def test_balanced_classes_do_not_distort_the_probabilities():
-    """Ancestor defect 3: weights shifted the probabilities that thresholds are compared with."""
+    """LLM Router v2: weights shifted the probabilities that thresholds are compared with."""
     data = noisy(400, rate=0.1)
     config = TINY.model_copy(update={"pos_weight": "balanced"})
     P = fit_mlp.fit(data, config, seed=0).head.predict_proba(data.X_train)

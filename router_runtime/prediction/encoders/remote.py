@@ -6,8 +6,7 @@ encoder is built and goes into one header; no message or log line contains it, o
 
 The server truncates long texts in a way that this side cannot know. Texts are therefore cut by
 characters into windows of ``WINDOW_CHARS``, which CLIP's 77 tokens hold for prose, by the rule of
-``windows``: the first and the last ``MAX_WINDOWS - 1``, pooled as the mean of L2-normalised
-vectors.
+``windows``: the first and the last ``MAX_WINDOWS - 1``, pooled as there.
 
 An embedding is the same whenever it is asked for, so a request is repeated after a lost connection
 and after 429 and 5xx answers, at most ``ATTEMPTS`` times in all. It is not repeated after a timeout
@@ -143,7 +142,7 @@ class RemoteEncoder:
                 "model": spec.model,
                 "windows": {
                     "rule": "first and last, full, ending at the end",
-                    "pooling": "mean of L2-normalised windows",
+                    "pooling": "mean direction, mean norm",
                     "chars": WINDOW_CHARS,
                     "max_windows": MAX_WINDOWS,
                 },

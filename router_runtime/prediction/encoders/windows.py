@@ -7,8 +7,8 @@ of the text is always kept. Every window of a long text is full: the last one en
 ends, those before it follow backwards without a gap, and the earliest of them may overlap the
 first.
 
-Pooling: every window's vector is L2-normalised, then the mean is taken, so that each window has the
-same weight whatever its norm. A short text has one window and is therefore L2-normalised too.
+Pooling: the mean of the L2-normalised windows, so that each has the same weight whatever its norm,
+times the mean of their norms. A text of one window keeps that window's vector as it is.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def bounded(text: str, *, capacity: int, max_windows: int) -> str:
 
 
 def pool_windows(vectors: F32, counts: Sequence[int]) -> F32:
-    """Return the mean of the L2-normalised windows of each text.
+    """Return the mean direction of each text's windows, as long as a window is on average.
 
     Parameters
     ----------
@@ -73,16 +73,19 @@ def pool_windows(vectors: F32, counts: Sequence[int]) -> F32:
     Returns
     -------
     ndarray of shape (n_texts, dim), float32
-        Of norm at most 1; shorter where the windows of a text point in different directions. A
-        zero vector stays zero.
+        A text of one window has exactly that window's vector. Of several, the mean of the
+        L2-normalised vectors times the mean of their norms. A zero vector stays zero.
     """
     if not len(counts):
         return np.zeros((0, vectors.shape[1]), dtype=np.float32)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.where(norms == 0, 1, norms)
     sizes = np.asarray(counts, dtype=np.int64)
-    sums = np.add.reduceat(unit, np.cumsum(sizes) - sizes, axis=0)
-    return (sums / sizes[:, None]).astype(np.float32)
+    starts = np.cumsum(sizes) - sizes
+    directions, lengths = (np.add.reduceat(part, starts, axis=0) for part in (unit, norms))
+    pooled = directions * lengths / (sizes * sizes)[:, None]
+    single = (sizes == 1)[:, None]
+    return np.where(single, vectors[starts], pooled).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ class TextWindows:
         """Return what a fingerprint must know of the rule."""
         return {
             "rule": "first and last, full, ending at the end",
-            "pooling": "mean of L2-normalised windows",
+            "pooling": "mean direction, mean norm",
             "length": self.length,
             "max_windows": self.max_windows,
             "chars_per_token": CHARS_PER_TOKEN,

@@ -75,7 +75,7 @@ def test_short_texts_are_what_open_clip_makes_of_them(folder, encoder):
     model, _ = open_clip.create_model_from_pretrained("tiny-clip", str(folder / "0.safetensors"))
     texts = ["a cat", "", "naïve \N{GRINNING FACE} 日本"]
     with torch.inference_mode():
-        expected = model.eval().encode_text(open_clip.get_tokenizer("tiny-clip")(texts), True)
+        expected = model.eval().encode_text(open_clip.get_tokenizer("tiny-clip")(texts))
     assert encoder.encode_texts(texts).dtype == np.float32
     np.testing.assert_allclose(encoder.encode_texts(texts), expected.numpy(), atol=1e-5)
 
@@ -322,7 +322,7 @@ def test_a_model_folder_with_its_own_tokenizer_is_encoded_as_open_clip_does(
     model, _ = open_clip.create_model_from_pretrained(name)
     texts = ["cat dog bird", ""]
     with torch.inference_mode():
-        expected = model.eval().encode_text(open_clip.get_tokenizer(name)(texts), True)
+        expected = model.eval().encode_text(open_clip.get_tokenizer(name)(texts))
     np.testing.assert_allclose(encoder.encode_texts(texts), expected.numpy(), atol=1e-5)
     one, other = encoder.encode_texts(["dog " * 50 + "cat", "dog " * 51])
     assert not np.allclose(one, other, atol=1e-4)

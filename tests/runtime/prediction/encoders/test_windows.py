@@ -90,7 +90,8 @@ def test_bounded_leaves_text_alone_that_can_be_kept():
 
 def test_pooling_gives_every_window_the_same_weight_whatever_its_norm():
     vectors = np.array([[3, 0], [0, 9], [0, 5], [0, 0]], dtype=np.float32)
-    assert pool_windows(vectors, [2, 1, 1]).tolist() == [[0.5, 0.5], [0, 1], [0, 0]]
+    # Directions (1, 0) and (0, 1) have the mean (.5, .5), norms 3 and 9 the mean 6.
+    assert pool_windows(vectors, [2, 1, 1]).tolist() == [[3, 3], [0, 5], [0, 0]]
     assert pool_windows(np.zeros((0, 2), dtype=np.float32), []).shape == (0, 2)
 
 

@@ -1,0 +1,263 @@
+"""``model-router``: route, look into artifacts and configs, convert older files.
+
+Commands parse, call one function and print. Other packages add commands through the entry point
+group ``model_router.commands``; that is how ``model-router evaluate`` comes from training without
+the runtime importing it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from enum import StrEnum
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.markup import escape
+from rich.table import Column, Table
+
+from router_runtime import __version__
+from router_runtime.artifacts import FORMAT_VERSION, Manifest, read_manifest
+from router_runtime.config import EncoderRuntime, RuntimeConfig
+from router_runtime.console import err, explained_imports, out, run_app
+from router_runtime.errors import ConfigError, MissingDependencyError, QueryError
+from router_runtime.legacy import convert_nat_config, import_artifact
+from router_runtime.messages import query_from_messages
+from router_runtime.model_router import ModelRouter
+from router_runtime.prediction.encoders.specs import ClipSpec, EncoderSpec, RemoteSpec
+from router_runtime.types import Json, Query, RoutingDecision
+
+app = typer.Typer(
+    name="model-router",
+    help="Routes requests to the cheapest model that is good enough.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+ArtifactOption = Annotated[Path | None, typer.Option(help="Artifact folder.")]
+ConfigOption = Annotated[Path | None, typer.Option(help="Runtime config (YAML).")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        out.print(f"model-router {__version__} (artifact format {FORMAT_VERSION})")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Routes requests to the cheapest model that is good enough."""
+
+
+@app.command()
+def route(
+    text: Annotated[str | None, typer.Argument(help="The prompt; '-' reads it from stdin.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="A picture; may be repeated.")] = None,
+    messages: Annotated[
+        Path | None, typer.Option(help="JSON file with OpenAI chat messages, instead of TEXT.")
+    ] = None,
+    artifact: ArtifactOption = None,
+    config: ConfigOption = None,
+    policy: Annotated[str | None, typer.Option(help="Policy or preset to use.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; with --artifact.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the model's name only.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose a model for one prompt, and say why.
+
+    Example: model-router route --artifact router_artifacts/quickstart "What is 17 + 25?"
+    """
+    router = _router(artifact, config, device)
+    query = _query(router, text, image or [], messages)
+    decision = router.decide(query, policy=policy)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(decision), indent=2))
+    elif quiet:
+        print(decision.model_id)
+    else:
+        _print_decision(decision)
+
+
+@app.command()
+def inspect(
+    artifact: Annotated[Path, typer.Argument(help="Artifact folder.")], as_json: JsonOption = False
+) -> None:
+    """Show what an artifact contains, after checking its manifest."""
+    manifest = read_manifest(artifact)
+    if as_json:
+        print(manifest.model_dump_json(indent=2))
+    else:
+        _print_manifest(artifact, manifest)
+
+
+@app.command("check-config")
+def check_config(
+    config: Annotated[Path, typer.Argument(help="Runtime config (YAML).")],
+    as_json: JsonOption = False,
+) -> None:
+    """Load a config, its artifact and its encoders, as serving would, and say what is in force."""
+    info = ModelRouter.from_config(config).get_model_info()
+    if as_json:
+        print(json.dumps(info, indent=2))
+        return
+    out.print(f"{config} is valid.")
+    for key in ("artifact_id", "candidates", "encoders", "cost_unit", "threshold_config"):
+        value = info[key]
+        out.print(f"  {key}: {', '.join(value) if isinstance(value, list) else value}")
+
+
+class _ImportedEncoder(StrEnum):
+    CLIP = "clip"
+    CLIP_AS_SERVICE = "clip-as-service"
+    NVCLIP = "nvclip"
+
+
+class _ImportedHead(StrEnum):
+    MLP = "mlp"
+    XGBOOST = "xgboost"
+
+
+@app.command("import-artifact")
+def import_artifact_command(
+    source: Annotated[Path, typer.Argument(help="Folder with nn_router.pth and its companions.")],
+    output: Annotated[Path, typer.Option(help="Artifact folder to write.")],
+    encoder: Annotated[
+        _ImportedEncoder, typer.Option(help="What made the features it was trained on.")
+    ] = _ImportedEncoder.CLIP,
+    head: Annotated[
+        _ImportedHead, typer.Option(help="Which model to convert.")
+    ] = _ImportedHead.MLP,
+) -> None:
+    """Convert a folder of nn_router.pth files; nothing in it is executed."""
+    specs: dict[_ImportedEncoder, EncoderSpec] = {
+        _ImportedEncoder.CLIP: ClipSpec(),
+        _ImportedEncoder.CLIP_AS_SERVICE: RemoteSpec(protocol="clip-as-service", dim=512),
+        _ImportedEncoder.NVCLIP: RemoteSpec(dim=512),
+    }
+    artifact = import_artifact(source, output, encoder=specs[encoder], head=head.value)
+    print(f"{output}: {len(artifact.model_ids)} models ({', '.join(artifact.model_ids)})")
+    print("The features it was trained on cannot be checked; compare some decisions first.")
+
+
+@app.command("import-config")
+def import_config(
+    source: Annotated[
+        Path, typer.Argument(help="NAT workflow YAML with an nn_objective_fn block.")
+    ],
+    output: Annotated[Path, typer.Option(help="Runtime config to write.")],
+    artifact: Annotated[Path, typer.Option(help="Artifact folder that the config shall name.")],
+) -> None:
+    """Convert LLM Router v2's service config; every key without a counterpart is listed."""
+    content, ignored = convert_nat_config(source, artifact=artifact)
+    if output.exists():
+        raise ConfigError(f"'{output}' exists; remove it or choose another name.")
+    output.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    out.print(f"wrote {output}")
+    for key in ignored:
+        err.print(f"no counterpart: {key}")
+
+
+# --------------------------------------------------------------------------- helpers
+
+
+def _router(artifact: Path | None, config: Path | None, device: str) -> ModelRouter:
+    if (artifact is None) == (config is None):
+        raise ConfigError("Name one of --artifact FOLDER and --config FILE.")
+    if config is not None:
+        return ModelRouter.from_config(config)
+    assert artifact is not None  # noqa: S101 - follows from the check above; for the type checker
+    return ModelRouter.from_config(
+        RuntimeConfig(artifact=artifact, encoder=EncoderRuntime(device=device))
+    )
+
+
+def _query(
+    router: ModelRouter, text: str | None, images: list[Path], messages: Path | None
+) -> Query:
+    if messages is not None:
+        if text is not None or images:
+            raise QueryError("--messages holds the whole request; leave out TEXT and --image.")
+        return query_from_messages(_read_messages(messages), rule=router.artifact.features.text)
+    if text is None and not images:
+        raise QueryError("Give a prompt, --image or --messages.")
+    return router.query(sys.stdin.read() if text == "-" else text or "", images)
+
+
+def _read_messages(path: Path) -> list[Json]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise QueryError(f"'{path}' cannot be read as JSON: {error}") from error
+    messages = content.get("messages") if isinstance(content, dict) else content
+    if not isinstance(messages, list):
+        raise QueryError(f"'{path}' holds neither a list of messages nor a request with one.")
+    return messages
+
+
+def _print_decision(decision: RoutingDecision) -> None:
+    unit = {"usd": "expected USD", "relative": "relative cost"}.get(decision.cost_unit, "cost")
+    table = Table("", "model", "P(good)", unit, "", box=None, pad_edge=False)
+    rest = [model for model in decision.probabilities if model not in decision.ranking]
+    for model in [*decision.ranking, *rest]:
+        cost = decision.expected_cost[model]
+        table.add_row(
+            "->" if model == decision.model_id else "",
+            model,
+            f"{decision.probabilities[model]:.3f}",
+            "unknown" if cost is None else f"{cost:.6f}",
+            decision.ineligible.get(model, ""),
+        )
+    out.print(f"{decision.model_id}  ({decision.reason}, policy {decision.policy})")
+    out.print(table)
+
+
+def _print_manifest(folder: Path, manifest: Manifest) -> None:
+    encoders = ", ".join(spec.kind for spec in manifest.features.encoders)
+    rows = {
+        "artifact": str(folder),
+        "made by": f"{manifest.created_by}, format {manifest.format_version}",
+        "models": ", ".join(manifest.model_ids),
+        "encoders": encoders,
+        "features": str(manifest.n_features),
+        "head": str(manifest.head.get("kind")),
+        "learned costs": "no" if manifest.costs is None else "yes",
+        "recommended policy": json.dumps(manifest.recommended_policy),
+        "files": ", ".join(manifest.files),
+    }
+    rows |= {key: str(value) for key, value in manifest.training.items()}
+    table = Table("", Column(overflow="fold"), show_header=False, box=None, pad_edge=False)
+    for key, value in rows.items():
+        table.add_row(key.replace("_", " "), escape(value))
+    out.print(table)
+
+
+def main() -> None:
+    """Run the command line, with the commands that installed packages add."""
+    run_app(_start)
+
+
+def _start() -> None:
+    """Load added commands only when one of them, or the help that lists them, is asked for."""
+    asked = sys.argv[1:2]
+    for entry in entry_points(group="model_router.commands"):
+        try:
+            if asked in ([], ["--help"], [entry.name]):
+                with explained_imports("train"):
+                    app.command(entry.name)(entry.load())
+        except MissingDependencyError:
+            if asked == [entry.name]:
+                raise
+    app()
+
+
+if __name__ == "__main__":
+    main()

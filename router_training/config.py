@@ -1,0 +1,183 @@
+"""YAML to a validated ``TrainingConfig``: what ``router-train run`` does.
+
+Paths are relative to the config file. Every key has a default but ``data.path`` and ``output``;
+``router-train run`` prints the effective values and the artifact's manifest keeps them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from router_runtime.config import (
+    CandidateConfig,
+    EncoderRuntime,
+    StrictModel,
+    check_candidates,
+    read_yaml,
+    validate,
+)
+from router_runtime.errors import ConfigError
+from router_runtime.prediction.features import FeatureSpec
+from router_runtime.types import Json
+from router_training.fitting import HeadConfig, MlpConfig
+
+
+class DataConfig(StrictModel):
+    """Where the evaluation records are.
+
+    ``source`` is a format that ``router-train import`` knows, or ``auto``. ``limit`` takes that
+    many rows at random.
+    """
+
+    path: Path | None = None
+    source: str = "auto"
+    image_root: Path | None = None
+    on_bad_row: Literal["error", "skip"] = "error"
+    drop_contaminated: bool = True
+    limit: int | None = Field(default=None, ge=20)
+
+
+class SplitConfig(StrictModel):
+    """Shares of rows; groups are never divided between parts."""
+
+    train: float = Field(default=0.6, gt=0, lt=1)
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    calibration: float = Field(default=0.1, gt=0, lt=1)
+    test: float = Field(default=0.2, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> SplitConfig:
+        if abs(sum(self.fractions) - 1.0) > 1e-9:
+            raise ValueError(f"the shares sum to {sum(self.fractions):g}; make them sum to 1")
+        return self
+
+    @property
+    def fractions(self) -> tuple[float, float, float, float]:
+        """Train, validation, calibration, test."""
+        return (self.train, self.validation, self.calibration, self.test)
+
+
+class CalibrationConfig(StrictModel):
+    """How probabilities are calibrated; ``auto`` chooses per model by cross-validated log loss."""
+
+    method: Literal["auto", "none", "temperature", "sigmoid", "isotonic"] = "auto"
+
+
+class TuneConfig(StrictModel):
+    """The outcome that thresholds or lambda are tuned to, on the calibration split.
+
+    ``target_quality`` is a share of the best single model's quality; ``max_cost_per_1k`` is USD
+    per 1,000 calls (or relative cost units). One of the two.
+    """
+
+    target_quality: float | None = Field(default=None, gt=0, le=2)
+    max_cost_per_1k: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> TuneConfig:
+        if self.target_quality is not None and self.max_cost_per_1k is not None:
+            raise ValueError("target_quality and max_cost_per_1k are two goals; keep one")
+        return self
+
+    @property
+    def goal(self) -> dict[str, float | None]:
+        """The goal as keyword arguments of ``tune.tune``; 98 % quality when none is stated."""
+        quality = self.target_quality
+        if quality is None and self.max_cost_per_1k is None:
+            quality = 0.98
+        return {"target_quality": quality, "max_cost_per_1k": self.max_cost_per_1k}
+
+
+class TrainingConfig(StrictModel):
+    """One training run.
+
+    Parameters
+    ----------
+    data, split, features, head, calibration, tune
+        One section a stage.
+    encoder : EncoderRuntime
+        Device and batch size of the encoders.
+    candidates : tuple of CandidateConfig
+        Prices for expected and actual cost; records that carry ``model_costs`` need none.
+    output : Path
+        The artifact's folder.
+    work_dir : Path
+        Where stages keep what they made, so that an interrupted run continues.
+    seed : int
+        Splits, initial weights, shuffles, resampling.
+    """
+
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+    features: FeatureSpec = FeatureSpec()
+    encoder: EncoderRuntime = EncoderRuntime()
+    head: HeadConfig = MlpConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    candidates: tuple[CandidateConfig, ...] = ()
+    tune: TuneConfig = TuneConfig()
+    output: Path
+    work_dir: Path = Path("runs")
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _short_encoder_names(cls, value: Json) -> Json:
+        """Let ``encoders: [clip, embedded]`` stand for their defaults."""
+        if isinstance(value, dict) and isinstance(value.get("encoders"), list):
+            named = [{"kind": e} if isinstance(e, str) else e for e in value["encoders"]]
+            return {**value, "encoders": named}
+        return value
+
+    @field_validator("head", mode="before")
+    @classmethod
+    def _short_head_name(cls, value: Json) -> Json:
+        """Let ``head: logistic`` stand for its defaults."""
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingConfig:
+        check_candidates(self.candidates)
+        return self
+
+
+def load_training_config(
+    path: str | Path, *, overrides: dict[str, Json] | None = None
+) -> TrainingConfig:
+    """Read and validate a training config.
+
+    Parameters
+    ----------
+    path : path
+        A YAML file.
+    overrides : mapping, optional
+        Values from the command line by dotted key (``data.path``), relative to the current folder.
+
+    Raises
+    ------
+    ConfigError
+        One line naming the file and the key.
+    """
+    file = Path(path)
+    content = read_yaml(file)
+    for key, value in (overrides or {}).items():
+        *sections, last = key.split(".")
+        inner = content
+        for section in sections:
+            inner = inner.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{file}: '{section}' must be a mapping.")
+        inner[last] = str(Path(value).resolve()) if isinstance(value, Path) else value
+    config = validate(TrainingConfig, content, source=str(file))
+    base = file.parent.resolve()
+
+    def absolute(value: Path | None) -> Path | None:
+        return None if value is None else (base / value).resolve()
+
+    data = config.data.model_copy(
+        update={"path": absolute(config.data.path), "image_root": absolute(config.data.image_root)}
+    )
+    moved = {"data": data, "output": absolute(config.output), "work_dir": absolute(config.work_dir)}
+    return config.model_copy(update=moved)

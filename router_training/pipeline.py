@@ -1,0 +1,387 @@
+"""Walk two: from evaluation records to an artifact.
+
+``Walk`` names the stages in order, read > split > embed > fit > calibrate > price > tune >
+evaluate > keep; each is made once, when something first asks for it, from the values of those
+before it. The slow ones (embed, fit) keep their results in the work folder under a digest of their
+inputs, so that an interrupted run continues where it was and a changed input is never confused
+with an old one. Nothing chosen here looks at the test rows: encoders and heads see train, early
+stopping and settings see validation, calibration and tuning see calibration, and the report is
+made once, on test.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from router_runtime import __version__
+from router_runtime.artifacts import Artifact, save_artifact
+from router_runtime.candidates import capabilities_of, price_table_of
+from router_runtime.config import HighestProbabilityConfig, PolicyConfig
+from router_runtime.eligibility import find_eligible
+from router_runtime.errors import ConfigError
+from router_runtime.legacy import export_files
+from router_runtime.model_router import ModelRouter
+from router_runtime.policy import build_policy
+from router_runtime.prediction.calibration import Calibrator
+from router_runtime.prediction.costs import CostEstimator, CostModel, query_sizes
+from router_runtime.prediction.features import EmbeddingGenerator
+from router_runtime.prediction.heads.base import load_head
+from router_runtime.types import F64, Bool, Head, Int, Json, Modality, Progress
+from router_training.card import render_card
+from router_training.config import TrainingConfig
+from router_training.costing import fill_costs
+from router_training.embed import FeatureFiles, prepare_encoders, read_features, write_features
+from router_training.evaluate import EvaluationReport, evaluate
+from router_training.fit_calibration import fit_calibration
+from router_training.fit_costs import fit_costs
+from router_training.fitting import FitData, fit_head
+from router_training.importers import import_file
+from router_training.labels import Evaluations
+from router_training.splits import Split, split_by_group
+from router_training.store import StageStore
+from router_training.tune import TuneResult, tune
+
+logger = logging.getLogger(__name__)
+
+Watch = Callable[[str], AbstractContextManager[Progress]]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What ``run`` returns: the artifact as saved, and the figures behind it.
+
+    ``tuned`` is None where no cost is known: there is nothing to weigh then.
+    """
+
+    evaluations: Evaluations
+    tuned: TuneResult | None
+    report: EvaluationReport
+    artifact: Artifact
+
+
+def run(
+    config: TrainingConfig, *, watch: Watch | None = None, export_legacy: bool = False
+) -> RunResult:
+    """Walk from the records to the saved artifact.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        The run.
+    watch : callable, optional
+        Given a stage's name, a context manager that yields a progress callback.
+    export_legacy : bool
+        Also write LLM Router v2's ``nn_router.pth`` and companions into the artifact's folder.
+
+    Raises
+    ------
+    RouterError
+        Whatever is wrong with config or data; nothing is half-written then.
+    """
+    walk = Walk(config, watch=watch)
+    return RunResult(walk.data, walk.tuned, walk.report, walk.keep(export_legacy=export_legacy))
+
+
+class Walk:
+    """The stages of one run, each made when first asked for.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        The run.
+    watch : callable, optional
+        Given a stage's name, a context manager that yields a progress callback.
+    """
+
+    def __init__(self, config: TrainingConfig, *, watch: Watch | None = None) -> None:
+        self.config = config
+        self._watch = watch or _unwatched
+        self._store = StageStore(config.work_dir)
+
+    @cached_property
+    def data(self) -> Evaluations:
+        """Read: the records that the config names."""
+        return read(self.config)
+
+    @cached_property
+    def split(self) -> Split:
+        """Split: which rows are for what, by group."""
+        config = self.config
+        return split_by_group(self.data.groups, fractions=config.split.fractions, seed=config.seed)
+
+    @cached_property
+    def features(self) -> FeatureFiles:
+        """Embed: encoders fitted on train, ``X`` of every record; kept in the work folder."""
+        spec = self.config.features
+
+        def make(folder: Path) -> None:
+            encoders = prepare_encoders(
+                spec,
+                self.data.take(self.split.train).queries,
+                runtime=self.config.encoder,
+                seed=self.config.seed,
+                cache_folder=self.config.work_dir / "embedding-cache",
+            )
+            with self._watch("embed") as progress:
+                generator = EmbeddingGenerator(spec, encoders)
+                write_features(folder, generator, self.data.queries, progress=progress)
+
+        return self._store.stage("embed", self._embed_inputs, make=make, load=read_features)
+
+    @property
+    def _embed_inputs(self) -> Json:
+        return {
+            "data": self.data.fingerprint,
+            "split": self.config.split.model_dump(),
+            "seed": self.config.seed,
+            "features": self.config.features.model_dump(mode="json"),
+            "version": __version__,
+        }
+
+    @cached_property
+    def fitted(self) -> tuple[Head, Json]:
+        """Fit: the head and the log of its fitting; kept in the work folder."""
+        X, Y, split = self.features.X, self.data.labels.Y, self.split
+
+        def make(folder: Path) -> None:
+            parts = FitData(
+                X_train=np.asarray(X[split.train]),
+                Y_train=Y[split.train],
+                X_validation=np.asarray(X[split.validation]),
+                Y_validation=Y[split.validation],
+                model_ids=self.data.model_ids,
+            )
+            result = fit_head(parts, self.config.head, seed=self.config.seed)
+            for name, content in result.head.to_files("head").items():
+                (folder / name).write_bytes(content)
+            description = {"head": result.head.describe(), "log": result.log}
+            (folder / "fit.json").write_text(json.dumps(description), encoding="utf-8")
+
+        def load(folder: Path) -> tuple[Head, Json]:
+            description = json.loads((folder / "fit.json").read_text(encoding="utf-8"))
+            files = {file.name: file.read_bytes() for file in folder.iterdir()}
+            return load_head(description["head"], files), description["log"]
+
+        inputs = {
+            "embed": self._embed_inputs,
+            "labels": self.data.fingerprint,
+            "fingerprint": self.features.metadata["fingerprint"],
+            "head": self.config.head.model_dump(mode="json"),
+        }
+        return self._store.stage("fit", inputs, make=make, load=load)
+
+    @cached_property
+    def calibrated(self) -> tuple[Calibrator, Json]:
+        """Calibrate: the maps, and why each was chosen."""
+        rows = self.split.calibration
+        return fit_calibration(
+            self.fitted[0].predict_proba(np.asarray(self.features.X[rows])),
+            self.data.labels.Y[rows],
+            model_ids=self.data.model_ids,
+            method=self.config.calibration.method,
+            seed=self.config.seed,
+        )
+
+    @cached_property
+    def cost_model(self) -> CostModel:
+        """Price, the learned part: tokens and dollars per call from the training rows."""
+        train = self.data.take(self.split.train)
+        return fit_costs(query_sizes(train.queries), train.labels)
+
+    @cached_property
+    def costs(self) -> CostEstimator:
+        """Price: expected cost of a query, from configured prices and what was learned."""
+        prices = price_table_of(self.config.candidates, model_ids=self.data.model_ids)
+        return CostEstimator(prices, self.cost_model, self.data.model_ids)
+
+    @cached_property
+    def tuned(self) -> TuneResult | None:
+        """Tune: lambda and thresholds for the wanted outcome; None where no cost is known."""
+        rows = self.split.calibration
+        if self.costs.unit == "unknown":
+            return None
+        return tune(
+            P=self.P(rows),
+            expected_cost=self.expected_cost(rows),
+            labels=self.data.labels.take(rows),
+            model_ids=self.data.model_ids,
+            eligible=self.eligible(rows),
+            cost_unit=self.costs.unit,
+            **self.config.tune.goal,
+        )
+
+    @property
+    def recommended(self) -> PolicyConfig:
+        """The tuned policy; the highest probability where there is no cost to weigh."""
+        return HighestProbabilityConfig() if self.tuned is None else self.tuned.recommended
+
+    @cached_property
+    def report(self) -> EvaluationReport:
+        """Evaluate: the recommended policy, once, on rows that nothing has looked at."""
+        rows = self.split.test
+        return evaluate(
+            P=self.P(rows),
+            labels=self.data.labels.take(rows),
+            expected_cost=self.expected_cost(rows),
+            policy=build_policy(
+                self.recommended, model_ids=self.data.model_ids, name="recommended"
+            ),
+            eligible=self.eligible(rows),
+            model_ids=self.data.model_ids,
+            cost_unit=self.costs.unit,
+            groups=self.data.take(rows).groups,
+            seed=self.config.seed,
+        )
+
+    def keep(self, *, export_legacy: bool = False) -> Artifact:
+        """Keep: save the artifact with its card."""
+        head = self.fitted[0]
+        artifact = Artifact(
+            model_ids=self.data.model_ids,
+            features=self.config.features,
+            encoder_fingerprints=self.features.fingerprints,
+            encoder_states=self.features.states,
+            head=head,
+            calibrator=self.calibrated[0],
+            cost_model=self.cost_model,
+            scored_modalities=self.scored_modalities,
+            recommended_policy=self.recommended.model_dump(mode="json"),
+            training=self.provenance,
+            metrics={
+                "test": self.report.to_json(),
+                "tuning": None if self.tuned is None else self.tuned.to_json(),
+            },
+        )
+        settings = self.config.head.model_dump(mode="json")
+        return save_artifact(
+            artifact,
+            self.config.output,
+            created_by=f"model-router {__version__}",
+            card=render_card(artifact, self.report),
+            exports=export_files(head, self.data.model_ids, hyperparameters=settings)
+            if export_legacy
+            else None,
+        )
+
+    # ------------------------------------------------------------------ of some rows
+
+    def P(self, rows: Int) -> F64:
+        """Return calibrated probabilities (n_rows, n_models), as serving computes them."""
+        raw = self.fitted[0].predict_proba(np.asarray(self.features.X[rows]))
+        return self.calibrated[0].apply(raw)
+
+    def expected_cost(self, rows: Int) -> F64:
+        """Return the expected cost (n_rows, n_models), as serving computes it."""
+        return self.costs.expected(self.data.take(rows).queries)
+
+    def eligible(self, rows: Int) -> Bool:
+        """Return which model may serve which row, by the same rule as serving."""
+        capabilities = capabilities_of(
+            self.config.candidates,
+            model_ids=self.data.model_ids,
+            scored_modalities=self.scored_modalities,
+        )
+        return find_eligible(self.data.take(rows).queries, capabilities).mask
+
+    @cached_property
+    def scored_modalities(self) -> dict[str, tuple[Modality, ...]]:
+        """Per model, the modalities of the training queries that it has scores for."""
+        train = self.data.take(self.split.train)
+        scored = ~np.isnan(train.labels.Y)
+        found = {}
+        for column, model in enumerate(self.data.model_ids):
+            pairs = zip(train.queries, scored[:, column], strict=True)
+            seen = {modality for query, has in pairs if has for modality in query.modalities}
+            found[model] = tuple(sorted(seen))
+        return found
+
+    @property
+    def provenance(self) -> dict[str, Json]:
+        """What the manifest says about how the artifact came about; no path, no text."""
+        parts = ("train", "validation", "calibration", "test")
+        return {
+            "data_sha256": self.data.fingerprint,
+            "rows": len(self.data),
+            "skipped_rows": len(self.data.skipped),
+            "parts": {part: len(getattr(self.split, part)) for part in parts},
+            "seed": self.config.seed,
+            "cost_unit": self.costs.unit,
+            "head": self.config.head.model_dump(mode="json"),
+            "calibration": self.calibrated[1],
+        }
+
+
+def read(config: TrainingConfig) -> Evaluations:
+    """Read the records that the config names."""
+    if config.data.path is None:
+        raise ConfigError("No data: set data.path in the config, or pass --data FILE.")
+    evaluations = import_file(
+        config.data.path,
+        source=config.data.source,
+        image_root=config.data.image_root,
+        drop_contaminated=config.data.drop_contaminated,
+        on_bad_row=config.data.on_bad_row,
+        rule=config.features.text,
+    )
+    unknown = {c.id for c in config.candidates} - set(evaluations.model_ids)
+    if unknown:
+        raise ConfigError(
+            f"Candidate '{min(unknown)}' has no scores in '{config.data.path}' "
+            f"(scored: {', '.join(evaluations.model_ids)}). Correct or remove it."
+        )
+    if config.data.limit is not None and config.data.limit < len(evaluations.samples):
+        rng = np.random.default_rng(config.seed)
+        kept = np.sort(rng.permutation(len(evaluations.samples))[: config.data.limit])
+        evaluations = replace(evaluations.take(kept), skipped=evaluations.skipped)
+    prices = price_table_of(config.candidates, model_ids=evaluations.model_ids)
+    labels = fill_costs(evaluations.labels, evaluations.queries, prices=prices)
+    return replace(evaluations, labels=labels)
+
+
+def evaluate_router(
+    router: ModelRouter, data: Evaluations, *, policy: str | None = None, seed: int = 0
+) -> EvaluationReport:
+    """Evaluate a router as served on records.
+
+    Parameters
+    ----------
+    router : ModelRouter
+        Its predictor, costs, eligibility and policy are used as they are.
+    data : Evaluations
+        Labels in the router's column order.
+    policy : str, optional
+        Name of the policy; the router's default otherwise.
+    seed : int
+        Of the bootstrap.
+
+    Raises
+    ------
+    DataError
+        If nothing is scored, or the columns differ.
+    """
+    queries = data.queries
+    prices = price_table_of(router.config.candidates, model_ids=router.model_ids)
+    return evaluate(
+        P=router.probabilities(queries),
+        labels=fill_costs(data.labels, queries, prices=prices),
+        expected_cost=router.expected_cost(queries),
+        policy=router.policy(policy),
+        eligible=router.eligible(queries).mask,
+        model_ids=router.model_ids,
+        cost_unit=router.cost_unit,
+        groups=data.groups,
+        seed=seed,
+    )
+
+
+def _unwatched(stage: str) -> AbstractContextManager[Progress]:
+    logger.debug("stage %s", stage)
+    return nullcontext(lambda done, total: None)

@@ -1,0 +1,87 @@
+"""Where stages keep what they made, so that an interrupted run continues.
+
+A stage's folder is named by the stage and by a digest of everything that it depends on: its
+config section, the code's format number and the digests of its inputs. A changed input therefore
+gives another folder, and everything after it is made anew; nothing is ever invalidated by hand.
+A folder is written under a temporary name and renamed when complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from router_runtime.errors import RouterError
+from router_runtime.types import Json
+
+T = TypeVar("T")
+
+_FORMAT = 1  # raise when a stage's files change their meaning
+
+
+def digest_of(value: Json) -> str:
+    """Return the hex sha256 of a JSON value's canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class StageStore:
+    """Makes each stage's result once.
+
+    Parameters
+    ----------
+    folder : Path
+        The work folder; made when first needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def stage(
+        self,
+        name: str,
+        inputs: Json,
+        *,
+        make: Callable[[Path], None],
+        load: Callable[[Path], T],
+    ) -> T:
+        """Return ``load(folder)`` of the stage, calling ``make(folder)`` first if it is not there.
+
+        Parameters
+        ----------
+        name : str
+            The stage, part of the folder's name.
+        inputs : JSON
+            Everything that the result depends on.
+        make : callable
+            Writes the result into the empty folder that it is given.
+        load : callable
+            Reads it back; what it returns is what the next stage gets, fresh or resumed alike.
+
+        Raises
+        ------
+        RouterError
+            If the work folder cannot be written.
+        """
+        final = self.folder / f"{name}-{digest_of([_FORMAT, name, inputs])[:16]}"
+        if not final.is_dir():
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                staging = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.folder))
+            except OSError as error:
+                raise RouterError(
+                    f"Work folder '{self.folder}' cannot be written: {error}"
+                ) from error
+            try:
+                make(staging)
+                staging.chmod(0o755)
+                os.replace(staging, final)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+        return load(final)

@@ -1,0 +1,165 @@
+"""``model-router`` as a user types it: real processes, exit statuses and output."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def call(
+    *arguments: object, cwd: Path | None = None, stdin: str = ""
+) -> subprocess.CompletedProcess:
+    return subprocess.run(  # noqa: S603 - our own interpreter on our own code
+        [sys.executable, "-m", "router_runtime.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        input=stdin,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
+    )
+
+
+def succeeded(*arguments: object, **options) -> str:
+    done = call(*arguments, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refused(*arguments: object, **options) -> str:
+    done = call(*arguments, **options)
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def artifact(trained) -> Path:
+    return trained[0].output
+
+
+def test_route_prints_the_choice_its_reason_and_every_candidate(artifact, trained):
+    shown = succeeded("route", "--artifact", artifact, "What is 17 + 25?")
+    first = shown.splitlines()[0]
+    assert "policy recommended" in first
+    assert all(model in shown for model in trained[1].artifact.model_ids)
+
+
+def test_route_reads_pictures_stdin_and_messages(artifact, workload, tmp_path):
+    picture = workload / "example.png"
+    shown = succeeded("route", "--artifact", artifact, "--image", picture, "How many?")
+    assert "does_not_accept_image" in shown
+    prompt = "What is 17 + 25?"
+    named = succeeded("route", "--artifact", artifact, "--quiet", prompt)
+    assert succeeded("route", "--artifact", artifact, "--quiet", "-", stdin=prompt) == named
+    (tmp_path / "m.json").write_text(json.dumps([{"role": "user", "content": prompt}]))
+    as_messages = ("--quiet", "--messages", tmp_path / "m.json")
+    assert succeeded("route", "--artifact", artifact, *as_messages) == named
+
+
+def test_route_as_json_is_the_whole_decision(artifact):
+    decision = json.loads(succeeded("route", "--artifact", artifact, "--json", "Hello"))
+    assert decision["model_id"] == decision["ranking"][0]
+    assert decision["cost_unit"] == "usd"
+    assert set(decision["probabilities"]) == set(decision["expected_cost"])
+
+
+def test_the_policy_is_chosen_on_the_command_line(artifact):
+    decision = json.loads(
+        succeeded("route", "--artifact", artifact, "--policy", "quality", "--json", "Hello")
+    )
+    assert decision["reason"] == "highest_probability"
+
+
+def test_a_runtime_config_is_used_and_checked(artifact, tmp_path):
+    config = tmp_path / "router.yml"
+    config.write_text(
+        f"artifact: {artifact}\ncandidates: [{{id: sim-small-text}}]\npolicy: quality\n"
+    )
+    assert "is valid" in succeeded("check-config", config)
+    info = json.loads(succeeded("check-config", config, "--json"))
+    assert info["candidates"] == ["sim-small-text"]
+    assert succeeded("route", "--config", config, "--quiet", "Hello").strip() == "sim-small-text"
+
+
+def test_inspect_shows_what_an_artifact_contains(artifact):
+    assert "logistic" in succeeded("inspect", artifact)
+    manifest = json.loads(succeeded("inspect", artifact, "--json"))
+    assert manifest["format_version"] == 1
+    assert "head.safetensors" in manifest["files"]
+
+
+def test_evaluate_comes_from_training(artifact, workload):
+    shown = succeeded("evaluate", artifact, "--data", workload / "records.jsonl")
+    assert "oracle" in shown
+    assert "router" in shown
+
+
+def test_version_and_help_work():
+    assert "artifact format 1" in succeeded("--version")
+    assert "import-artifact" in succeeded("--help")
+
+
+def test_an_nn_objective_fn_block_is_converted(artifact, tmp_path):
+    (tmp_path / "nat.yml").write_text(
+        "functions:\n"
+        "  nn_objective_fn:\n"
+        "    _type: nn_objective_fn\n"
+        "    model_thresholds: {sim-large-vl: 0.7}\n"
+        "    model_costs: {sim-large-vl: 1.0, sim-small-vl: 0.3}\n"
+        "  sfc_router_fn: {_type: sfc_router, objective_fn: nn_objective_fn}\n"
+    )
+    output = tmp_path / "router.yml"
+    succeeded("import-config", tmp_path / "nat.yml", "--output", output, "--artifact", artifact)
+    info = json.loads(succeeded("check-config", output, "--json"))
+    assert info["cost_unit"] == "relative"
+    assert info["thresholds"]["sim-large-vl"] == 0.7
+    assert "exists" in refused(
+        "import-config", tmp_path / "nat.yml", "--output", output, "--artifact", artifact
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["route", "Hello"], "--artifact"),
+        (["route", "--artifact", "nowhere", "Hello"], "'nowhere' does not exist"),
+        (["route", "--artifact", "ARTIFACT"], "Give a prompt"),
+        (
+            ["route", "--artifact", "ARTIFACT", "--policy", "nicest", "Hi"],
+            "Unknown policy 'nicest'",
+        ),
+        (["route", "--artifact", "ARTIFACT", "--image", "no.png", "Hi"], "no.png"),
+        (["route", "--artifact", "ARTIFACT", "--messages", "no.json"], "no.json"),
+        (["route", "--config", "no.yml", "Hi"], "no.yml"),
+        (["inspect", "nowhere"], "does not exist"),
+        (["check-config", "no.yml"], "no.yml"),
+        (["import-artifact", "nowhere", "--output", "out"], "nowhere"),
+        (["evaluate", "ARTIFACT"], "--data"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(artifact, tmp_path, arguments, expected):
+    settled = [artifact if a == "ARTIFACT" else a for a in arguments]
+    message = refused(*settled, cwd=tmp_path)
+    assert expected in message
+    assert message.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_of_2500_megapixels_is_refused_from_its_header(artifact, tmp_path):
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    message = refused("route", "--artifact", artifact, "--image", tmp_path / "bomb.png", "Hi")
+    assert "50000" in message.replace(",", "").replace("_", "")

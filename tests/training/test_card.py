@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import yaml
+
+from router_runtime.config import RuntimeConfig, validate
+
+
+def card_of(trained) -> str:
+    return (trained[0].output / "README.md").read_text()
+
+
+def test_the_front_matter_is_yaml_with_models_and_figures(trained):
+    _, matter, _ = card_of(trained).split("---\n", 2)
+    content = yaml.safe_load(matter)
+    result = trained[1]
+    assert content["models"] == list(result.artifact.model_ids)
+    assert content["head"] == "logistic"
+    router = result.report.strategy("router").outcome
+    assert content["metrics"]["router_accuracy"] == round(router.quality, 4)
+
+
+def test_every_strategy_and_model_has_its_line(trained):
+    card = card_of(trained)
+    for entry in trained[1].report.strategies:
+        assert f"| {entry.name} | {entry.outcome.quality:.4f} |" in card
+    assert "95 % interval" in card
+
+
+def test_the_recommended_lines_are_a_valid_config(trained):
+    card = card_of(trained)
+    lines = card.split("```yaml\n", 1)[1].split("```", 1)[0]
+    content = {"artifact": "x", **yaml.safe_load(lines)}
+    config = validate(RuntimeConfig, content, source="card")
+    recommended = trained[1].artifact.recommended_policy
+    assert config.policies["recommended"].model_dump(mode="json") == recommended
+
+
+def test_it_says_where_the_router_fails(trained):
+    card = card_of(trained)
+    assert "Never scored on a picture: sim-large-text, sim-small-text." in card
+    assert "Least predictable model" in card

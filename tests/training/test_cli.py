@@ -1,0 +1,134 @@
+"""``router-train`` as a user types it: real processes, exit statuses and output."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+QUICK = (
+    "features: {encoders: [{kind: embedded, text_components: 16, thumbnail_components: 8}]}\n"
+    "head: logistic\noutput: artifact\nwork_dir: work\n"
+)
+
+
+def call(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(  # noqa: S603 - our own interpreter on our own code
+        [sys.executable, "-m", "router_training", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
+    )
+
+
+def succeeded(*arguments: object, cwd: Path) -> str:
+    done = call(*arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def folder(tmp_path, workload) -> Path:
+    (tmp_path / "train.yml").write_text(f"data: {{path: {workload}/records.jsonl}}\n{QUICK}")
+    return tmp_path
+
+
+def test_a_run_prints_the_table_and_saves_the_artifact(folder):
+    shown = succeeded("run", "train.yml", cwd=folder)
+    for name in ("sim-large-vl", "sim-small-text", "oracle", "best single", "router"):
+        assert name in shown
+    assert "saved in artifact" in shown
+    assert (folder / "artifact" / "manifest.json").exists()
+    assert json.loads(succeeded("report", "artifact", "--json", cwd=folder))["schema_version"] == 1
+    assert "oracle" in succeeded("report", "artifact", "--output", "r.json", cwd=folder)
+    assert json.loads((folder / "r.json").read_text())["strategies"]
+
+
+def test_stages_run_one_by_one(folder):
+    assert "features" in succeeded("embed", "train.yml", cwd=folder)
+    assert "fitted logistic" in succeeded("fit", "train.yml", cwd=folder)
+    assert "sim-large-vl" in succeeded("calibrate", "train.yml", cwd=folder)
+    tuned = json.loads(
+        succeeded("tune", "train.yml", "--max-cost-per-1k", "1.0", "--json", cwd=folder)
+    )
+    assert tuned["utility"]["cost"] <= 0.001
+    assert "utility" in succeeded("tune", "train.yml", "--target-quality", "0.9", cwd=folder)
+    assert not (folder / "artifact").exists()
+
+
+def test_options_replace_what_the_config_says(folder, workload):
+    (folder / "bare.yml").write_text(QUICK)
+    records = workload / "records.jsonl"
+    succeeded("run", "bare.yml", "--data", records, "--output", "other", "--seed", 5, cwd=folder)
+    manifest = json.loads((folder / "other" / "manifest.json").read_text())
+    assert manifest["training"]["seed"] == 5
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl.gz", ".parquet"])
+def test_import_writes_records_that_train_reads(folder, workload, suffix):
+    output = f"out{suffix}"
+    shown = succeeded("import", workload / "records.jsonl", "--output", output, cwd=folder)
+    assert "400 records of 4 models" in shown
+    assert "400 rows" in succeeded("embed", "train.yml", "--data", output, cwd=folder)
+
+
+def test_bad_rows_are_an_error_or_a_listed_skip(folder):
+    rows = [
+        {"idx": i, "prompt": f"question {i}", "model_scores": {"a": i % 2, "b": (i // 2) % 2}}
+        for i in range(60)
+    ]
+    rows[7]["model_scores"]["a"] = 1.5
+    rows[9]["images"] = ["bm90IGEgcGljdHVyZQ=="]
+    (folder / "bad.json").write_text(json.dumps(rows))
+    done = call("import", "bad.json", "--output", "out.json", cwd=folder)
+    assert done.returncode == 2
+    assert "bad.json, row 8" in done.stderr
+    assert "model_scores" in done.stderr
+    assert not (folder / "out.json").exists()
+    done = call("import", "bad.json", "--output", "o.json", "--on-bad-row", "skip", cwd=folder)
+    assert done.returncode == 0
+    assert "left out 2 rows" in done.stderr
+    assert "row 8" in done.stderr
+    assert "row 10" in done.stderr
+    assert len(json.loads((folder / "o.json").read_text())) == 58
+
+
+def test_simulated_records_are_equal_for_equal_seeds(folder):
+    for name in ("one", "two"):
+        assert "simulated" in succeeded("simulate", name, "--rows", 30, cwd=folder)
+    one, two = ((folder / name / "records.jsonl").read_bytes() for name in ("one", "two"))
+    assert one == two
+    assert (folder / "one" / "example.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "no.yml"], "no.yml"),
+        (["run", "wrong.yml"], "unknown key"),
+        (["run", "empty.yml"], "empty.jsonl"),
+        (["run", "train.yml", "--data", "no.jsonl"], "no.jsonl"),
+        (["import", "no.jsonl", "--output", "o.json"], "no.jsonl"),
+        (["import", "train.yml", "--output", "o.json"], "train.yml"),
+        (["report", "nowhere"], "nowhere"),
+        (["evaluate", "nowhere", "--data", "no.jsonl"], "nowhere"),
+        (["tune", "train.yml", "--target-quality", "9"], "target_quality"),
+        (["tune", "train.yml", "--target-quality", "1", "--max-cost-per-1k", "1"], "two goals"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(folder, arguments, expected):
+    (folder / "wrong.yml").write_text("output: x\nheadd: mlp\n")
+    (folder / "empty.yml").write_text(f"data: {{path: empty.jsonl}}\n{QUICK}")
+    (folder / "empty.jsonl").write_text("")
+    done = call(*arguments, cwd=folder)
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if "error" in line]) == 1
+    assert not (folder / "artifact").exists()
+    assert not (folder / "x").exists()

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from router_runtime.errors import ConfigError
+from router_runtime.prediction.encoders.specs import ClipSpec, EmbeddedSpec
+from router_training.config import load_training_config
+from router_training.fitting import LogisticConfig, MlpConfig
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def read(tmp_path, text, **overrides):
+    path = tmp_path / "train.yml"
+    path.write_text(text)
+    return load_training_config(path, overrides=overrides)
+
+
+def test_output_alone_is_enough(tmp_path):
+    config = read(tmp_path, "output: made\n")
+    assert config.output == (tmp_path / "made").resolve()
+    assert config.head == MlpConfig()
+    assert config.features.encoders == (EmbeddedSpec(),)
+    assert config.tune.goal == {"target_quality": 0.98, "max_cost_per_1k": None}
+
+
+def test_names_stand_for_their_defaults(tmp_path):
+    text = "output: made\nhead: logistic\nfeatures: {encoders: [clip, embedded]}\n"
+    config = read(tmp_path, text)
+    assert config.head == LogisticConfig()
+    assert config.features.encoders == (ClipSpec(), EmbeddedSpec())
+
+
+def test_values_of_the_command_line_win_and_are_relative_to_the_current_folder(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config = read(
+        tmp_path, "output: made\nseed: 1\n", **{"data.path": Path("records.jsonl"), "seed": 7}
+    )
+    assert config.data.path == (tmp_path / "elsewhere" / "records.jsonl").resolve()
+    assert config.seed == 7
+
+
+def test_a_budget_replaces_the_default_goal(tmp_path):
+    config = read(tmp_path, "output: made\ntune: {max_cost_per_1k: 2.5}\n")
+    assert config.tune.goal == {"target_quality": None, "max_cost_per_1k": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("output: made\nheads: mlp\n", "heads: unknown key"),
+        ("output: made\nhead: transformer\n", "head"),
+        ("output: made\nhead: {kind: mlp, hidden: 3}\n", "unknown key"),
+        ("output: made\nsplit: {train: 0.9}\n", "the shares sum to 1.3"),
+        ("output: made\nseed: -1\n", "seed"),
+        ("output: made\nseed: 0\nseed: 0\n", "'seed' is repeated"),
+        ("output: made\ntune: {target_quality: 1, max_cost_per_1k: 1}\n", "two goals"),
+        ("output: made\ncandidates: [{id: a}, {id: a}]\n", "listed twice"),
+        ("output: made\ncalibration: {method: magic}\n", "calibration.method"),
+        ("seed: 0\n", "output: Field required"),
+    ],
+)
+def test_a_wrong_config_is_refused_in_one_line(tmp_path, text, expected):
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "train.yml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in CONFIGS.glob("*.yml") if path.name != "router.yml")
+)
+def test_every_shipped_training_config_is_valid(name):
+    assert load_training_config(CONFIGS / name).output.is_absolute()

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from router_runtime import ModelRouter
+from router_runtime.artifacts import MANIFEST, load_artifact
+from router_runtime.errors import ConfigError, DataError, RouterError
+from router_training.config import load_training_config
+from router_training.pipeline import Walk, evaluate_router, run
+
+QUICK = (
+    "features: {encoders: [{kind: embedded, text_components: 16, thumbnail_components: 8}]}\n"
+    "output: artifact\nwork_dir: work\n"
+)
+
+
+def records(n: int, *, models: dict | None = None) -> list[dict]:
+    models = models or {"good": lambda i: 1 - (i % 5 == 0), "cheap": lambda i: i % 2}
+    return [
+        {
+            "idx": i,
+            "prompt": f"{'even' if i % 2 == 0 else 'odd'} question number {i}",
+            "model_scores": {name: score(i) for name, score in models.items()},
+        }
+        for i in range(n)
+    ]
+
+
+def config_for(tmp_path: Path, rows: list[dict] | str, extra: str = "head: logistic\n"):
+    text = rows if isinstance(rows, str) else json.dumps(rows)
+    (tmp_path / "records.json").write_text(text)
+    (tmp_path / "train.yml").write_text(f"data: {{path: records.json}}\n{QUICK}{extra}")
+    return load_training_config(tmp_path / "train.yml")
+
+
+def test_records_without_any_cost_give_a_router_that_chooses_by_probability(tmp_path):
+    result = run(config_for(tmp_path, records(200)))
+    assert result.tuned is None
+    router = ModelRouter(tmp_path / "artifact")
+    assert router.default_policy == "recommended"
+    odd, even = (router.decide(f"{kind} question number 90") for kind in ("odd", "even"))
+    assert odd.cost_unit == "unknown"
+    assert odd.probabilities["cheap"] > 0.5 > even.probabilities["cheap"]
+
+
+def test_a_run_is_reproducible_to_the_byte(tmp_path):
+    made = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        run(config_for(tmp_path / name, records(200), "head: {kind: mlp, epochs: 3}\n"))
+        made.append(tmp_path / name / "artifact")
+    for file in sorted(made[0].iterdir()):
+        assert file.read_bytes() == (made[1] / file.name).read_bytes(), file.name
+
+
+def test_a_second_run_takes_its_stages_from_the_work_folder(tmp_path, monkeypatch):
+    config = config_for(tmp_path, records(200))
+    first = run(config).artifact.artifact_id
+    monkeypatch.setattr("router_training.pipeline.fit_head", None)
+    monkeypatch.setattr("router_training.pipeline.prepare_encoders", None)
+    assert run(config).artifact.artifact_id == first
+
+
+def test_a_changed_input_is_not_confused_with_an_old_one(tmp_path):
+    first = Walk(config_for(tmp_path, records(200)))
+    P = first.P(first.split.test)
+    changed = records(200)
+    changed[0]["model_scores"]["good"] = 0.5
+    second = Walk(config_for(tmp_path, changed))
+    assert not np.array_equal(P, second.P(second.split.test))
+    other_seed = Walk(replace_seed(config_for(tmp_path, records(200)), 5))
+    assert not np.array_equal(first.split.test, other_seed.split.test)
+
+
+def cost_of(result, model: str) -> float:
+    return next(s for s in result.report.strategies if s.name == model).outcome.cost
+
+
+def replace_seed(config, seed: int):
+    return config.model_copy(update={"seed": seed})
+
+
+def test_missing_scores_are_masked_and_counted_not_zero(tmp_path):
+    rows = records(300)
+    for row in rows[::3]:
+        row["model_scores"]["cheap"] = None
+    result = run(config_for(tmp_path, rows))
+    report = result.report
+    assert report.n_scores < 2 * report.n_queries
+    Y = result.evaluations.labels.Y
+    assert int(np.isnan(Y).sum()) == 100
+
+
+def test_prices_turn_recorded_usage_into_dollars(tmp_path):
+    rows = records(200)
+    for row in rows:
+        row["model_usage"] = {
+            "good": {"input_tokens": 1000, "output_tokens": 500},
+            "cheap": {"input_tokens": 1000, "output_tokens": 100},
+        }
+    prices = (
+        "candidates:\n"
+        "  - {id: good, price: {input_mtok: 10, output_mtok: 20}}\n"
+        "  - {id: cheap, price: {input_mtok: 1, output_mtok: 2}}\n"
+    )
+    result = run(config_for(tmp_path, rows, f"head: logistic\n{prices}"))
+    assert cost_of(result, "good") == pytest.approx(0.02)
+    assert cost_of(result, "cheap") == pytest.approx(0.0012)
+    assert result.tuned is not None
+
+
+def test_relative_costs_are_tuned_and_reported_as_such(tmp_path):
+    costs = "candidates: [{id: good, cost: 1.0}, {id: cheap, cost: 0.1}]\n"
+    result = run(config_for(tmp_path, records(200), f"head: logistic\n{costs}"))
+    assert result.report.cost_unit == "relative"
+    assert cost_of(result, "cheap") == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("", "empty"),
+        ("[]", "no"),
+        (json.dumps(records(10)), "20"),
+        (json.dumps(records(100, models={"a": lambda i: 1, "b": lambda i: i % 2})), "'a'"),
+        (
+            json.dumps(records(100, models={"a": lambda i: None, "b": lambda i: i % 2})),
+            "'a'",
+        ),
+        (json.dumps(records(100, models={"a": lambda i: i})), "model_scores"),
+    ],
+)
+def test_data_that_cannot_be_learned_from_is_refused_and_nothing_is_written(
+    tmp_path, rows, expected
+):
+    config = config_for(tmp_path, rows)
+    with pytest.raises(RouterError, match=expected) as caught:
+        run(config)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "artifact").exists()
+
+
+def test_data_must_be_named(tmp_path):
+    (tmp_path / "train.yml").write_text("output: artifact\n")
+    with pytest.raises(ConfigError, match="--data"):
+        run(load_training_config(tmp_path / "train.yml"))
+
+
+def test_a_candidate_without_scores_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="'gpt-9' has no scores"):
+        run(config_for(tmp_path, records(100), "candidates: [{id: gpt-9, cost: 1}]\n"))
+
+
+def test_evaluating_a_router_on_its_test_rows_gives_the_runs_figures(trained):
+    config, result = trained
+    walk = Walk(config)
+    report = evaluate_router(
+        ModelRouter(config.output), walk.data.take(walk.split.test), seed=config.seed
+    )
+    assert report.to_json() == result.report.to_json()
+
+
+def test_records_of_other_models_are_refused(trained):
+    config, result = trained
+    data = result.evaluations
+    renamed = replace(data.labels, model_ids=("a", "b", "c", "d"))
+    with pytest.raises(DataError, match="labels are of a, b, c, d"):
+        evaluate_router(ModelRouter(config.output), replace(data, labels=renamed))
+
+
+def test_a_limit_takes_some_rows(tmp_path):
+    config = config_for(tmp_path, records(200))
+    limited = config.model_copy(update={"data": config.data.model_copy(update={"limit": 100})})
+    assert len(Walk(limited).data) == 100
+
+
+def test_legacy_files_stand_beside_the_artifact_on_request(tmp_path):
+    head = "head: {kind: mlp, hidden_dims: [8], epochs: 2}\n"
+    run(config_for(tmp_path, records(200), head), export_legacy=True)
+    names = {file.name for file in (tmp_path / "artifact").iterdir()}
+    assert {"nn_router.pth", "model_names.joblib", "best_hyperparameters.joblib"} <= names
+    load_artifact(tmp_path / "artifact")
+
+
+def test_a_run_that_is_interrupted_says_so_and_leaves_no_artifact(tmp_path):
+    config_for(tmp_path, records(3000), "head: {kind: mlp, epochs: 2000, patience: 2000}\n")
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter on our own code
+        [sys.executable, "-m", "router_training", "run", str(tmp_path / "train.yml")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "work").glob(".fit-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "artifact" / MANIFEST).exists()
+    assert list((tmp_path / "work").glob("embed-*"))
+    assert not list((tmp_path / "work").glob(".fit-*"))

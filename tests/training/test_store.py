@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from router_runtime.errors import RouterError
+from router_training.store import StageStore, digest_of
+
+
+def writer(text: str, calls: list):
+    def make(folder):
+        calls.append(text)
+        (folder / "result.txt").write_text(text)
+
+    return make
+
+
+def reader(folder):
+    return (folder / "result.txt").read_text()
+
+
+def test_a_stage_is_made_once_and_again_when_its_inputs_change(tmp_path):
+    store, calls = StageStore(tmp_path / "work"), []
+    for inputs in ({"seed": 0}, {"seed": 0}, {"seed": 1}, {"seed": 0}):
+        text = store.stage("fit", inputs, make=writer(str(inputs), calls), load=reader)
+        assert text == str(inputs)
+    assert calls == ["{'seed': 0}", "{'seed': 1}"]
+
+
+def test_stages_of_another_name_do_not_collide(tmp_path):
+    store, calls = StageStore(tmp_path), []
+    store.stage("embed", {}, make=writer("a", calls), load=reader)
+    assert store.stage("fit", {}, make=writer("b", calls), load=reader) == "b"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_stage_leaves_nothing_and_is_made_again(tmp_path, error):
+    store, calls = StageStore(tmp_path), []
+
+    def dies(folder):
+        (folder / "result.txt").write_text("half")
+        raise error
+
+    with pytest.raises(error):
+        store.stage("fit", {}, make=dies, load=reader)
+    assert list(tmp_path.iterdir()) == []
+    assert store.stage("fit", {}, make=writer("whole", calls), load=reader) == "whole"
+
+
+def test_a_work_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RouterError, match="cannot be written"):
+        StageStore(tmp_path / "file").stage("fit", {}, make=writer("", []), load=reader)
+
+
+def test_the_digest_is_of_content_not_of_order():
+    assert digest_of({"a": 1, "b": [1, 2]}) == digest_of({"b": [1, 2], "a": 1})
+    assert digest_of({"a": 1}) != digest_of({"a": 2})
