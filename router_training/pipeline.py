@@ -260,7 +260,7 @@ class Walk:
                 "tuning": None if self.tuned is None else self.tuned.to_json(),
             },
         )
-        settings = self.config.head.model_dump(mode="json")
+        settings = self.fitted[1].get("config", self.config.head.model_dump(mode="json"))
         return save_artifact(
             artifact,
             self.config.output,

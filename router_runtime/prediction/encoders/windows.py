@@ -85,7 +85,8 @@ def pool_windows(vectors: F32, counts: Sequence[int]) -> F32:
     directions, lengths = (np.add.reduceat(part, starts, axis=0) for part in (unit, norms))
     pooled = directions * lengths / (sizes * sizes)[:, None]
     single = (sizes == 1)[:, None]
-    return np.where(single, vectors[starts], pooled).astype(np.float32)
+    result: F32 = np.where(single, vectors[starts], pooled).astype(np.float32)
+    return result
 
 
 @dataclass(frozen=True)
