@@ -12,9 +12,10 @@
     ...                          exports for other readers, never read here
 
 Safetensors, UBJSON boosters and JSON only; nothing on the load path can execute code. An artifact
-holds no training text or picture. Loading checks the version, then that exactly the listed files
-are there with exactly the listed digests, then builds the parts; encoders are built last and
-refused when their fingerprint is not the manifest's.
+holds no training text or picture, and the name of no secret. Loading checks the version, then that
+exactly the listed files are there with exactly the listed digests (subfolders are not looked at),
+then builds the parts and checks that they fit each other; encoders are built last and refused when
+their fingerprint is not the manifest's.
 
 To change the format: raise ``FORMAT_VERSION``, add a migration to ``_MIGRATIONS`` that turns the
 previous version's JSON into the new one's, and keep a folder of the old version in the tests.
@@ -24,9 +25,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,13 +34,22 @@ import safetensors.numpy
 from pydantic import Field, ValidationError, field_validator
 from safetensors import SafetensorError
 
-from router_runtime.config import StrictModel, validate
+from router_runtime.artifact_folder import (
+    INCOMING,
+    MANIFEST,
+    checked_files,
+    find_folder,
+    manifest_bytes,
+    write_files,
+)
+from router_runtime.config import StrictModel, validate, validate_policy
 from router_runtime.errors import (
     ArtifactError,
     ArtifactIntegrityError,
     ArtifactVersionError,
     ConfigError,
 )
+from router_runtime.policy import build_policy
 from router_runtime.prediction.calibration import Calibrator
 from router_runtime.prediction.costs import CostModel
 from router_runtime.prediction.encoders import build_encoder
@@ -53,7 +60,6 @@ from router_runtime.prediction.predictor import FeaturePredictor
 from router_runtime.types import Encoder, Head, Json, Modality
 
 FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 
 _MIGRATIONS: dict[int, Callable[[dict[str, Json]], dict[str, Json]]] = {}
 
@@ -152,10 +158,18 @@ class Artifact:
             If an encoder is not the one that the artifact was trained with.
         EncoderError, MissingDependencyError
             If it cannot be built at all.
+
+        Notes
+        -----
+        The key of a remote encoder is taken from ``runtime.api_key_env`` alone: an artifact from
+        elsewhere must not choose which variable of the environment is sent to the server it names.
         """
         built = []
         entries = zip(
-            self.features.encoders, self.encoder_states, self.encoder_fingerprints, strict=True
+            _without_key_names(self.features).encoders,
+            self.encoder_states,
+            self.encoder_fingerprints,
+            strict=True,
         )
         for spec, state, recorded in entries:
             local = runtime
@@ -190,10 +204,11 @@ def save_artifact(
 ) -> Artifact:
     """Write the folder; returns the artifact with its ``artifact_id``.
 
-    All files are first written to a temporary folder beside it, then moved in one by one between
-    removing the old manifest and writing the new one: whenever the process dies, the folder
-    either is complete or has no manifest. Files of a previous artifact in the folder are
-    replaced; any other file there is an error, because it could not be told from tampering.
+    All files are first written to a subfolder, then moved in one by one between removing the old
+    manifest and writing the new one: whenever the process dies, the folder either is complete or
+    has no manifest, and saving again mends it. Files of a previous artifact in the folder are
+    replaced; any other file there is an error, because it could not be told from tampering. Two
+    processes must not save to one folder at the same time.
 
     Parameters
     ----------
@@ -211,31 +226,13 @@ def save_artifact(
     Raises
     ------
     ArtifactError
-        If the folder holds files that are no artifact's, or cannot be written.
+        If the artifact's parts do not fit each other, or the folder holds files that are no
+        artifact's, or cannot be written.
     """
-    target = Path(folder)
     content = _content(artifact, card, exports or {})
-    manifest = _manifest(artifact, content, created_by)
-    text = manifest.model_dump_json(indent=2) + "\n"
-    previous = _previous_files(target)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise ArtifactError(f"Cannot write artifact '{target}': {error}") from error
-    try:
-        for name, data in {**content, MANIFEST: text.encode()}.items():
-            _write_synced(staging / name, data)
-        (target / MANIFEST).unlink(missing_ok=True)
-        for name in previous - set(content):
-            (target / name).unlink(missing_ok=True)
-        for name in [*content, MANIFEST]:
-            os.replace(staging / name, target / name)
-    except OSError as error:
-        raise ArtifactError(f"Cannot write artifact '{target}': {error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return replace(artifact, artifact_id=_artifact_id(text.encode()))
+    text = _manifest_text(artifact, content, created_by)
+    write_files(Path(folder), {**content, MANIFEST: text})
+    return replace(artifact, artifact_id=_artifact_id(text))
 
 
 def _content(artifact: Artifact, card: str, exports: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -244,14 +241,28 @@ def _content(artifact: Artifact, card: str, exports: Mapping[str, bytes]) -> dic
         if state is not None:
             arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
             content[f"encoder-{index}.safetensors"] = safetensors.numpy.save(arrays)
-    for name, data in {**exports, "README.md": card.encode()}.items():
-        if name in content:
+    try:
+        text = card.encode()
+    except UnicodeEncodeError as error:
+        raise ArtifactError(f"The card holds characters that are no text: {error}") from error
+    taken = {name.casefold() for name in (*content, MANIFEST, INCOMING)}
+    for name, data in {"README.md": text, **exports}.items():
+        if name.casefold() in taken:  # not every file system tells A from a
             raise ArtifactError(f"Export '{name}' would overwrite a file of the artifact.")
+        taken.add(name.casefold())
         content[name] = data
     return content
 
 
-def _manifest(artifact: Artifact, content: Mapping[str, bytes], created_by: str) -> Manifest:
+def _without_key_names(features: FeatureSpec) -> FeatureSpec:
+    encoders = tuple(
+        spec.model_copy(update={"api_key_env": None}) if isinstance(spec, RemoteSpec) else spec
+        for spec in features.encoders
+    )
+    return features.model_copy(update={"encoders": encoders})
+
+
+def _manifest_text(artifact: Artifact, content: Mapping[str, bytes], created_by: str) -> bytes:
     states = artifact.encoder_states
     values = {
         "format_version": FORMAT_VERSION,
@@ -261,7 +272,7 @@ def _manifest(artifact: Artifact, content: Mapping[str, bytes], created_by: str)
             name: tuple(sorted(modalities))
             for name, modalities in artifact.scored_modalities.items()
         },
-        "features": artifact.features,
+        "features": _without_key_names(artifact.features),
         "n_features": artifact.head.n_features,
         "encoders": [
             EncoderEntry(
@@ -279,37 +290,16 @@ def _manifest(artifact: Artifact, content: Mapping[str, bytes], created_by: str)
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
     }
     try:
-        return Manifest.model_validate(values)
+        _check_parts(artifact)
+        return (Manifest.model_validate(values).model_dump_json(indent=2) + "\n").encode()
     except ValidationError as error:
-        raise ArtifactError(f"The artifact is inconsistent and was not written: {error}") from error
-
-
-def _previous_files(target: Path) -> set[str]:
-    """Return the files of an artifact already in ``target``; refuse anything else there."""
-    if not target.exists():
-        return set()
-    if not target.is_dir():
-        raise ArtifactError(f"'{target}' is a file; name a folder for the artifact.")
-    present = {entry.name for entry in target.iterdir() if entry.is_file()}
-    if not present:
-        return set()
-    try:
-        known = {MANIFEST, *json.loads((target / MANIFEST).read_text(encoding="utf-8"))["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        known = set()
-    if foreign := sorted(present - known):
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
         raise ArtifactError(
-            f"'{target}' holds files that are not part of an artifact ({', '.join(foreign[:5])}); "
-            "choose another output folder, or remove them."
-        )
-    return present
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+            f"The artifact is inconsistent and was not written: {where}: {problem['msg']}."
+        ) from error
+    except (ValueError, ConfigError) as error:
+        raise ArtifactError(f"The artifact is inconsistent and was not written: {error}") from error
 
 
 # --------------------------------------------------------------------------- loading
@@ -323,7 +313,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     ArtifactError, ArtifactVersionError, ArtifactIntegrityError
         See ``load_artifact``.
     """
-    return _parse_manifest(_manifest_bytes(_artifact_folder(folder)), Path(folder))
+    return _parse_manifest(manifest_bytes(find_folder(folder)), Path(folder))
 
 
 def load_artifact(folder: str | Path) -> Artifact:
@@ -341,18 +331,20 @@ def load_artifact(folder: str | Path) -> Artifact:
     Raises
     ------
     ArtifactError
-        If the folder is no artifact.
+        If the folder is no artifact, cannot be read, or is being replaced at this moment.
     ArtifactVersionError
         If another version of the format wrote it.
     ArtifactIntegrityError
-        If a file is missing, changed or extra.
+        If a file is missing, changed, extra or too large, or the parts do not fit each other.
+    MissingDependencyError
+        If the head needs a package that is not installed.
     """
-    path = _artifact_folder(folder)
-    raw = _manifest_bytes(path)
+    path = find_folder(folder)
+    raw = manifest_bytes(path)
     manifest = _parse_manifest(raw, path)
-    files = _checked_files(path, manifest)
+    files = checked_files(path, manifest.files, manifest=raw)
     try:
-        return Artifact(
+        artifact = Artifact(
             model_ids=manifest.model_ids,
             features=manifest.features,
             encoder_fingerprints=tuple(entry.fingerprint for entry in manifest.encoders),
@@ -366,40 +358,53 @@ def load_artifact(folder: str | Path) -> Artifact:
             metrics=manifest.metrics,
             artifact_id=_artifact_id(raw),
         )
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        _check_parts(artifact, n_features=manifest.n_features)
+        return artifact
+    except (SafetensorError, KeyError, TypeError, ValueError, ConfigError) as error:
         raise ArtifactIntegrityError(
             f"Artifact '{path}': the manifest does not fit its files ({error}). Retrain."
         ) from error
 
 
-def _artifact_folder(folder: str | Path) -> Path:
-    path = Path(folder)
-    if path.suffix in (".pth", ".joblib", ".json"):
-        path = path.parent
-    if not path.is_dir():
-        raise ArtifactError(
-            f"Artifact folder '{path}' does not exist. Train one with: router-train run CONFIG"
-        )
-    if not (path / MANIFEST).is_file():
-        legacy = " It looks like a folder of nn_router.pth files; convert it with: "
-        legacy += f"model-router import-artifact {path} --output FOLDER"
-        hint = legacy if list(path.glob("*.pth")) else ""
-        raise ArtifactError(f"'{path}' has no {MANIFEST}: it is not a complete artifact.{hint}")
-    return path
+def _check_parts(artifact: Artifact, *, n_features: int | None = None) -> None:
+    """Check that the parts have the same models, features and encoders.
 
-
-def _manifest_bytes(path: Path) -> bytes:
-    try:
-        return (path / MANIFEST).read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"Artifact '{path}' cannot be read: {error}") from error
+    Raises
+    ------
+    ValueError, ConfigError
+        Naming the two that differ.
+    """
+    models, head = len(artifact.model_ids), artifact.head
+    encoders = len(artifact.features.encoders)
+    sizes = {
+        "outputs of the head": (head.n_models, models),
+        "maps of the calibration": (len(artifact.calibrator.maps), models),
+        "features of the head": (head.n_features, n_features or head.n_features),
+        "encoder fingerprints": (len(artifact.encoder_fingerprints), encoders),
+        "encoder states": (len(artifact.encoder_states), encoders),
+    }
+    for name, (found, expected) in sizes.items():
+        if found != expected:
+            raise ValueError(f"{name}: {found}, expected {expected}")
+    known = set(artifact.model_ids)
+    if unknown := sorted(set(artifact.scored_modalities) - known):
+        raise ValueError(f"scored_modalities names the unknown model '{unknown[0]}'")
+    if artifact.recommended_policy is not None:
+        policy = validate_policy(artifact.recommended_policy, source="recommended_policy")
+        build_policy(policy, model_ids=artifact.model_ids, name="recommended_policy")
+    if artifact.cost_model is not None and artifact.cost_model.model_ids != artifact.model_ids:
+        raise ValueError("the models of the costs are not those of the artifact")
 
 
 def _parse_manifest(raw: bytes, path: Path) -> Manifest:
     try:
         content = json.loads(raw)
+        # Refuses what JSON does not know but Python reads: NaN, infinity and lone surrogates.
+        json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
         version = content["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+        if type(version) is not int:
+            raise TypeError("format_version is no integer")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactIntegrityError(
             f"Artifact '{path}': {MANIFEST} is damaged ({error}). Retrain, or restore the file."
         ) from error
@@ -415,26 +420,6 @@ def _parse_manifest(raw: bytes, path: Path) -> Manifest:
         return validate(Manifest, content, source=f"Artifact '{path}', {MANIFEST}")
     except ConfigError as error:
         raise ArtifactIntegrityError(str(error)) from error
-
-
-def _checked_files(path: Path, manifest: Manifest) -> dict[str, bytes]:
-    """Read every listed file once, so that what is checked is what is used."""
-    present = {entry.name for entry in path.iterdir() if entry.is_file()} - {MANIFEST}
-    if missing := sorted(set(manifest.files) - present):
-        raise ArtifactIntegrityError(f"Artifact '{path}': file '{missing[0]}' is missing.")
-    if extra := sorted(present - set(manifest.files)):
-        raise ArtifactIntegrityError(
-            f"Artifact '{path}': file '{extra[0]}' is not in its manifest. Remove it."
-        )
-    files = {}
-    for name, digest in manifest.files.items():
-        data = (path / name).read_bytes()
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise ArtifactIntegrityError(
-                f"Artifact '{path}': file '{name}' was changed after training. Restore or retrain."
-            )
-        files[name] = data
-    return files
 
 
 def _state(files: Mapping[str, bytes], entry: EncoderEntry) -> Mapping[str, np.ndarray] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from enum import StrEnum
 from importlib.metadata import entry_points
@@ -17,19 +18,19 @@ from typing import Annotated
 
 import typer
 import yaml
-from rich.markup import escape
 from rich.table import Column, Table
 
 from router_runtime import __version__
 from router_runtime.artifacts import FORMAT_VERSION, Manifest, read_manifest
-from router_runtime.config import EncoderRuntime, RuntimeConfig
+from router_runtime.config import RuntimeConfig, validate
 from router_runtime.console import err, explained_imports, out, run_app
 from router_runtime.errors import ConfigError, MissingDependencyError, QueryError
+from router_runtime.images import ImageLimits, load_image
 from router_runtime.legacy import convert_nat_config, import_artifact
 from router_runtime.messages import query_from_messages
 from router_runtime.model_router import ModelRouter
 from router_runtime.prediction.encoders.specs import ClipSpec, EncoderSpec, RemoteSpec
-from router_runtime.types import Json, Query, RoutingDecision
+from router_runtime.types import Image, Json, Query, RoutingDecision
 
 app = typer.Typer(
     name="model-router",
@@ -157,10 +158,15 @@ def import_config(
     artifact: Annotated[Path, typer.Option(help="Artifact folder that the config shall name.")],
 ) -> None:
     """Convert LLM Router v2's service config; every key without a counterpart is listed."""
-    content, ignored = convert_nat_config(source, artifact=artifact)
+    beside = artifact if artifact.is_absolute() else os.path.relpath(artifact, output.parent)
+    content, ignored = convert_nat_config(source, artifact=beside)
     if output.exists():
         raise ConfigError(f"'{output}' exists; remove it or choose another name.")
-    output.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    try:
+        output.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    except OSError:
+        output.unlink(missing_ok=True)
+        raise
     out.print(f"wrote {output}")
     for key in ignored:
         err.print(f"no counterpart: {key}")
@@ -170,14 +176,14 @@ def import_config(
 
 
 def _router(artifact: Path | None, config: Path | None, device: str) -> ModelRouter:
-    if (artifact is None) == (config is None):
-        raise ConfigError("Name one of --artifact FOLDER and --config FILE.")
-    if config is not None:
-        return ModelRouter.from_config(config)
-    assert artifact is not None  # noqa: S101 - follows from the check above; for the type checker
-    return ModelRouter.from_config(
-        RuntimeConfig(artifact=artifact, encoder=EncoderRuntime(device=device))
-    )
+    match artifact, config:
+        case None, Path():
+            return ModelRouter.from_config(config)
+        case Path(), None:
+            content = {"artifact": artifact, "encoder": {"device": device}}
+            settled = validate(RuntimeConfig, content, source="model-router route")
+            return ModelRouter.from_config(settled)
+    raise ConfigError("Name one of --artifact FOLDER and --config FILE.")
 
 
 def _query(
@@ -186,16 +192,30 @@ def _query(
     if messages is not None:
         if text is not None or images:
             raise QueryError("--messages holds the whole request; leave out TEXT and --image.")
-        return query_from_messages(_read_messages(messages), rule=router.artifact.features.text)
+        return query_from_messages(
+            _read_messages(messages), rule=router.artifact.features.text, limits=router.limits
+        )
     if text is None and not images:
         raise QueryError("Give a prompt, --image or --messages.")
-    return router.query(sys.stdin.read() if text == "-" else text or "", images)
+    prompt = sys.stdin.buffer.read() if text == "-" else os.fsencode(text or "")
+    try:
+        decoded = prompt.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise QueryError(f"The prompt is not UTF-8 (byte {error.start:,}).") from error
+    return router.query(decoded, [_picture(path, router.limits) for path in images])
+
+
+def _picture(path: Path, limits: ImageLimits) -> Image:
+    try:
+        return load_image(path, limits=limits)
+    except QueryError as error:
+        raise QueryError(f"--image {path}: {error}") from error
 
 
 def _read_messages(path: Path) -> list[Json]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise QueryError(f"'{path}' cannot be read as JSON: {error}") from error
     messages = content.get("messages") if isinstance(content, dict) else content
     if not isinstance(messages, list):
@@ -233,11 +253,21 @@ def _print_manifest(folder: Path, manifest: Manifest) -> None:
         "recommended policy": json.dumps(manifest.recommended_policy),
         "files": ", ".join(manifest.files),
     }
-    rows |= {key: str(value) for key, value in manifest.training.items()}
+    for key, value in manifest.training.items():
+        rows.setdefault(key, _summary(value))
     table = Table("", Column(overflow="fold"), show_header=False, box=None, pad_edge=False)
     for key, value in rows.items():
-        table.add_row(key.replace("_", " "), escape(value))
+        table.add_row(key.replace("_", " "), value)
     out.print(table)
+
+
+def _summary(value: Json) -> str:
+    """Return an entry of the provenance in one cell; ``--json`` has the details."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {entry}" for key, entry in value.items())
+    if isinstance(value, list) and all(isinstance(e, dict) and "chosen" in e for e in value):
+        return ", ".join(f"{entry.get('model_id')} {entry['chosen']}" for entry in value)
+    return str(value)
 
 
 def main() -> None:
@@ -245,7 +275,7 @@ def main() -> None:
     run_app(_start)
 
 
-def _start() -> None:
+def _start(**options: bool) -> object:
     """Load added commands only when one of them, or the help that lists them, is asked for."""
     asked = sys.argv[1:2]
     for entry in entry_points(group="model_router.commands"):
@@ -256,7 +286,7 @@ def _start() -> None:
         except MissingDependencyError:
             if asked == [entry.name]:
                 raise
-    app()
+    return app(**options)
 
 
 if __name__ == "__main__":

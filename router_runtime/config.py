@@ -47,11 +47,11 @@ class EncoderRuntime(StrictModel):
     ``api_key_env`` override a remote encoder's own.
     """
 
-    device: str = "auto"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda|cuda:\d{1,3})$")
     batch_size: int = Field(default=64, ge=1, le=65_536)
     url: str | None = None
     api_key_env: str | None = None
-    timeout_s: float = Field(default=30.0, gt=0)
+    timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
 
 
 class PriceConfig(StrictModel):
@@ -206,8 +206,17 @@ def check_candidates(candidates: tuple[CandidateConfig, ...]) -> None:
 # --------------------------------------------------------------------------- reading YAML
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys without a word; this one refuses."""
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses repeated keys, of which PyYAML keeps the last, and aliases, which can be endless."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.get_event()  # type: ignore[no-untyped-call]
+            raise ConfigError(
+                f"line {event.start_mark.line + 1}: aliases (*{event.anchor}) are not read; "
+                "write the value out."
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
@@ -241,9 +250,11 @@ def read_yaml(path: Path) -> dict[str, Json]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"Config file '{path}' cannot be read: {error}") from error
     try:
-        content = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader subclass
+        content = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader subclass
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: not a config: it is nested hundreds of levels deep.") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(content, dict):
@@ -255,6 +266,12 @@ def read_yaml(path: Path) -> dict[str, Json]:
     return filled
 
 
+class _Filled(str):
+    """Text that came from the environment, and so may be a secret: no message shows it."""
+
+    __slots__ = ()
+
+
 def _fill(value: Json, environment: Mapping[str, str]) -> Json:
     if isinstance(value, dict):
         return {key: _fill(entry, environment) for key, entry in value.items()}
@@ -262,6 +279,11 @@ def _fill(value: Json, environment: Mapping[str, str]) -> Json:
         return [_fill(entry, environment) for entry in value]
     if not isinstance(value, str):
         return value
+    if "\0" in value or "${" in _VARIABLE.sub("", value):
+        raise ConfigError(
+            f"the value {value!r} holds a NUL or an unfinished variable; write ${{NAME}} or "
+            "${NAME:-default}."
+        )
 
     def lookup(match: re.Match[str]) -> str:
         name, default = match.group(1), match.group(2)
@@ -273,7 +295,8 @@ def _fill(value: Json, environment: Mapping[str, str]) -> Json:
             )
         return found
 
-    return _VARIABLE.sub(lookup, value)
+    filled = _VARIABLE.sub(lookup, value)
+    return value if filled == value else _Filled(filled)
 
 
 def validate(model: type[Model], content: Json, *, source: str) -> Model:
@@ -303,16 +326,36 @@ def validate_policy(content: Json, *, source: str) -> PolicyConfig:
         raise ConfigError(f"{source}: {_problems(error, '')}") from error
 
 
+_WANTED = {
+    "dict_type": "give a mapping of keys to values",
+    "frozen_set_type": "give a list",
+    "model_attributes_type": "give a mapping of keys to values",
+    "model_type": "give a mapping of keys to values",
+    "path_type": "give a path",
+    "tuple_type": "give a list",
+}
+"""What pydantic says in terms of Python, in terms of YAML; other messages are plain enough."""
+
+
 def _problems(error: ValidationError, known: str) -> str:
     problems = []
     for entry in error.errors(include_url=False):
         where = ".".join(str(part) for part in entry["loc"])
-        message = entry["msg"].removeprefix("Value error, ")
-        if entry["type"] == "extra_forbidden":
+        kind, value = entry["type"], entry["input"]
+        message = _WANTED.get(kind, entry["msg"].removeprefix("Value error, "))
+        if kind == "extra_forbidden":
             top_level = known and len(entry["loc"]) == 1
             message = "unknown key" + (f" (known: {known})" if top_level else "")
+            known = ""  # said once
+        elif isinstance(value, _Filled):
+            message += " (the value is from the environment)"
+        elif kind != "value_error" and (isinstance(value, _SCALAR) or value is None):
+            message += f", not {value!r:.80}"
         problems.append(f"{where}: {message}" if where else message)
     return "; ".join(problems)
+
+
+_SCALAR = (bool, int, float, str)
 
 
 def load_config(path: str | Path) -> RuntimeConfig:

@@ -1,25 +1,28 @@
-"""What both command lines share: errors in one line, exit statuses, progress.
+"""What all command lines share: errors in one line, exit statuses, progress.
 
-Exit statuses: 0 done, 2 the input or the configuration is wrong (one line says what and how to mend
-it), 130 interrupted with Ctrl-C. Anything else is a defect of this program and shows its traceback.
+Exit statuses: 0 done, 2 the input, the configuration or the command itself is wrong (one line says
+what and how to mend it), 130 interrupted with Ctrl-C. Anything else is a defect of this program and
+shows its traceback. Names of models and files are printed as they are: no console reads markup.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
+import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from router_runtime import types
 from router_runtime.errors import MissingDependencyError, RouterError
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False)
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -27,22 +30,46 @@ EXIT_INTERRUPTED = 130
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "xgboost": "xgboost-cpu"}
 
 
-def run_app(app: Callable[[], None]) -> None:
-    """Run a typer application, or what starts one, and end the process with the right status."""
-    try:
-        app()
-    except RouterError as error:
-        _refuse(str(error))
-    except OSError as error:
-        _refuse(f"{error.filename or 'I/O'}: {error.strerror or error}")
-    except SystemExit as stop:  # typer makes this of a KeyboardInterrupt
-        if stop.code == EXIT_INTERRUPTED:
-            err.print("interrupted; run the same command again to continue")
-        raise
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # typer exports no name for it
+
+
+def run_app(app: Callable[..., object]) -> NoReturn:
+    """Run a typer application, or what starts one, and end the process with the right status.
+
+    Parameters
+    ----------
+    app : callable
+        Takes typer's ``standalone_mode`` and returns what the application returned.
+    """
+    status: object = EXIT_INTERRUPTED
+    with suppress(KeyboardInterrupt):  # while it was being imported; later typer returns the status
+        try:
+            status = app(standalone_mode=False)
+        except _USAGE_ERROR as error:
+            _refuse(_usage(error))
+        except RouterError as error:
+            _refuse(str(error))
+        except OSError as error:
+            _refuse(f"{error.filename or 'I/O'}: {error.strerror or error}")
+    if status == EXIT_INTERRUPTED:
+        err.print("interrupted; run the same command again to continue")
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _usage(error: Exception) -> str:
+    """Say what is wrong with the command; empty where typer has already shown the help."""
+    message = str(getattr(error, "format_message", error.__str__)())
+    context: typer.Context | None = getattr(error, "ctx", None)
+    if not message or context is None:
+        return message
+    return f"{message} Try: {context.command_path} --help"
 
 
 def _refuse(message: str) -> NoReturn:
-    err.print(f"[red]error:[/red] {escape(' '.join(message.split()))}", soft_wrap=True)
+    """End the process with status 2 and one line on stderr; without a line if that is empty."""
+    if message:
+        line = Text.assemble(("error:", "red"), " ", " ".join(message.split()))
+        err.print(line, soft_wrap=True)
     sys.exit(EXIT_INPUT)
 
 
@@ -56,6 +83,15 @@ def explained_imports(extra: str) -> Iterator[None]:
         if package in ("", "router_runtime", "router_training"):
             raise
         raise MissingDependencyError(_DISTRIBUTIONS.get(package, package), extra) from error
+
+
+def require(module: str, *, extra: str) -> None:
+    """Import ``module``; where that needs a missing ``extra``, end the process and say so."""
+    try:
+        with explained_imports(extra):
+            importlib.import_module(module)
+    except MissingDependencyError as error:
+        _refuse(str(error))
 
 
 @contextmanager

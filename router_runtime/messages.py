@@ -9,10 +9,11 @@ The routed text is, joined by blank lines::
     [other turns, newest first as far as ``context_chars`` allow, in chronological order]
     [last user turn, whole]
 
-The question stands last and is never cut; a long system prompt or history cannot hide it. The turn
-at which the context budget ends keeps its end. Turns after the last user turn (tool calls and
-results of an agent at work) are context like the others. Every picture of every turn counts, in
-order. Text is only ever text: a prompt that ends in ``.png`` or looks like a URL opens nothing.
+The question stands last and is never cut; a long system prompt or history cannot hide it. A system
+prompt without any other turn is itself the question. The turn at which the context budget ends
+keeps its end. Turns after the last user turn (tool calls and results of an agent at work) are
+context like the others. Every picture of every turn counts, in order. Text is only ever text: a
+prompt that ends in ``.png`` or looks like a URL opens nothing.
 """
 
 from __future__ import annotations
@@ -194,6 +195,8 @@ def _turn(message: Any, at: int, sources: list[Any]) -> _Turn:
     if role not in _ROLES:
         raise QueryError(f"{where}.role is {role!r}; known: {', '.join(_ROLES)}.")
     content = message.get("content")
+    if content is None and role == "assistant":
+        content = message.get("refusal")
     if content is None:
         if role not in ("assistant", "tool", "function"):
             raise QueryError(f"{where}.content is missing in a {role} turn.")
@@ -255,14 +258,16 @@ def _paired(sources: list[Any], column: Sequence[Any]) -> Iterator[Any]:
 def _call_chars(message: Mapping[str, Any]) -> int:
     """Count the characters of tool calls: they cost tokens, but say little about the task."""
     calls = message.get("tool_calls")
-    total = 0
+    called = [message.get("function_call")]  # the older form of a single call
     for call in calls if isinstance(calls, Sequence) else ():
-        function = call.get("function") if isinstance(call, Mapping) else None
-        if isinstance(function, Mapping):
-            total += len(str(function.get("name") or "")) + len(
-                str(function.get("arguments") or "")
-            )
-    return total
+        if isinstance(call, Mapping):
+            called.append(call.get("function", call.get("custom")))
+    return sum(
+        len(str(function.get(name) or ""))
+        for function in called
+        if isinstance(function, Mapping)
+        for name in ("name", "arguments", "input")
+    )
 
 
 def _routed_text(turns: Sequence[_Turn], rule: TextRule) -> str:
@@ -270,6 +275,8 @@ def _routed_text(turns: Sequence[_Turn], rule: TextRule) -> str:
     others = [turn for turn in turns if turn.role != "system"]
     last = max((at for at, turn in enumerate(others) if turn.role == "user"), default=None)
     question = "" if last is None else others[last].text
+    if not others:
+        system, question = "", system
     context = [turn.text for at, turn in enumerate(others) if at != last]
     pieces = [system[: rule.system_chars], *_newest(context, rule.context_chars), question]
     return _SEPARATOR.join(piece for piece in pieces if piece)

@@ -2,9 +2,9 @@
 
 This module only joins: what is routed on is in ``messages``, features in ``prediction/features``,
 probabilities in ``prediction``, dollars in ``prediction/costs`` and ``pricing``, hard needs in
-``eligibility``, the choice in ``policy``. ``decide_batch`` does no network I/O of its own, so a
-dry run, an explanation and an offline evaluation are the same code. A router is immutable after
-construction and may be shared between threads.
+``eligibility``, the choice in ``policy`` and ``policy_set``. ``decide_batch`` does no network I/O
+of its own, so a dry run, an explanation and an offline evaluation are the same code. A router is
+immutable after construction and may be shared between threads.
 """
 
 from __future__ import annotations
@@ -19,26 +19,21 @@ import numpy as np
 from router_runtime.artifacts import Artifact, load_artifact
 from router_runtime.candidates import capabilities_of, price_table_of
 from router_runtime.config import (
-    CheapestQualifiedConfig,
-    EncoderRuntime,
-    PolicyConfig,
+    FixedConfig,
     RuntimeConfig,
     load_config,
     validate,
-    validate_policy,
 )
 from router_runtime.eligibility import Eligibility, find_eligible
-from router_runtime.errors import ConfigError, NoEligibleModelError
+from router_runtime.errors import ConfigError, NoEligibleModelError, QueryError
 from router_runtime.images import ImageLimits
 from router_runtime.messages import query_from_prompt
-from router_runtime.policy import PRESETS, Policy, build_policy
+from router_runtime.policy import Policy
+from router_runtime.policy_set import CUSTOM, custom_policy, known_preset, make_policy_set
 from router_runtime.prediction.costs import CostEstimator
 from router_runtime.types import F32, F64, Json, Predictor, Query, Reason, RoutingDecision
 
 logger = logging.getLogger(__name__)
-
-RECOMMENDED = "recommended"
-CUSTOM = "custom"
 
 
 class ModelRouter:
@@ -55,6 +50,7 @@ class ModelRouter:
         Relative cost factors without a unit. Default: what the artifact learned in USD.
     threshold_config : str, optional
         A preset (``policy.PRESETS``); ``model_thresholds`` replace its thresholds model by model.
+        With neither: what the artifact recommends, where its costs are in the same unit.
     device : str, optional
         ``cpu``, ``cuda`` or ``cuda:N`` for the encoder; default: GPU when there.
     clip_server : str, optional
@@ -67,7 +63,9 @@ class ModelRouter:
     ArtifactError
         If the artifact is missing, damaged or of another version.
     ConfigError
-        If a threshold or cost names a model that is not in the artifact.
+        If a threshold or cost names a model that is not in the artifact, or is out of range.
+    EncoderError, MissingDependencyError
+        If an encoder cannot be had.
 
     Examples
     --------
@@ -89,13 +87,14 @@ class ModelRouter:
     ) -> None:
         content: dict[str, Json] = {
             "artifact": Path(router_path),
-            "encoder": EncoderRuntime(device=device or "auto", url=clip_server),
-            "model_costs": None if model_costs is None else dict(model_costs),
+            "encoder": {"device": device or "auto", "url": clip_server},
+            "model_costs": model_costs,
         }
-        seed_policy = _seed_policy(model_thresholds, model_costs, threshold_config)
-        if seed_policy is not None:
-            name = threshold_config if threshold_config and model_thresholds is None else CUSTOM
-            content |= {"policies": {name: seed_policy}, "policy": name}
+        if model_thresholds is not None:
+            custom = custom_policy(model_thresholds, threshold_config)
+            content |= {"policies": {CUSTOM: custom}, "policy": CUSTOM}
+        elif threshold_config is not None:
+            content["policy"] = known_preset(threshold_config)
         config = validate(RuntimeConfig, content, source="ModelRouter")
         artifact = load_artifact(router_path)
         self._join(config, artifact)
@@ -124,11 +123,11 @@ class ModelRouter:
             config.candidates, model_ids=artifact.model_ids, model_costs=config.model_costs
         )
         self._estimator = CostEstimator(prices, artifact.cost_model, artifact.model_ids)
-        self._limits = ImageLimits(
+        self.limits = ImageLimits(
             max_bytes=config.images.max_bytes, max_pixels=config.images.max_pixels
         )
-        self._policies = self._build_policies(config, artifact)
-        self.default_policy = self._choose_default(config)
+        self._policies = make_policy_set(config, artifact, cost_unit=self.cost_unit)
+        self.default_policy = self._policies.default
         self._check_costs()
         self.predictor: Predictor = artifact.predictor(config.encoder)
 
@@ -201,11 +200,7 @@ class ModelRouter:
         ConfigError
             If there is none of that name.
         """
-        wanted = self.default_policy if name is None else name
-        if wanted not in self._policies:
-            known = ", ".join(sorted(self._policies))
-            raise ConfigError(f"Unknown policy '{wanted}' (known: {known}).")
-        return self._policies[wanted]
+        return self._policies.get(name)
 
     def decide(
         self,
@@ -215,9 +210,19 @@ class ModelRouter:
         policy: str | None = None,
         excluded: Mapping[str, str] | None = None,
     ) -> RoutingDecision:
-        """Rank the candidates for one query, given as a ``Query`` or as text and pictures."""
-        if isinstance(query, str):
+        """Rank the candidates for one query, given as a ``Query`` or as text and pictures.
+
+        Raises
+        ------
+        QueryError
+            If it is neither, or pictures stand beside a ``Query``, which holds its own.
+        NoEligibleModelError
+            If no candidate can serve it.
+        """
+        if not isinstance(query, Query):
             query = self.query(query, images)
+        elif images is not None:
+            raise QueryError("A Query holds its own pictures; put them into Query.images.")
         return self.decide_batch([query], policy=policy, excluded=excluded)[0]
 
     def query(self, text: str, images: Sequence[Any] | None = None) -> Query:
@@ -226,7 +231,7 @@ class ModelRouter:
             text,
             () if images is None else images,
             rule=self.artifact.features.text,
-            limits=self._limits,
+            limits=self.limits,
             allow_paths=True,
         )
 
@@ -323,7 +328,11 @@ class ModelRouter:
         ------
         ConfigError
             If ``images_list`` has another length than ``texts``.
+        QueryError
+            If ``texts`` is a single text, or one of them cannot be routed.
         """
+        if isinstance(texts, str):
+            raise QueryError("texts must be a list of prompts, even for a single one.")
         pictures = [None] * len(texts) if images_list is None else list(images_list)
         if len(pictures) != len(texts):
             raise ConfigError(
@@ -346,8 +355,8 @@ class ModelRouter:
                 if can.blocked is None
             ],
             "threshold_config": self.default_policy,
-            "thresholds": self._thresholds(),
-            "available_threshold_configs": sorted(self._policies),
+            "thresholds": self._policies.default_thresholds(),
+            "available_threshold_configs": sorted(self._policies.configs),
             "device": self.config.encoder.device,
             "router_config": dict(self.artifact.head.describe()),
             "cost_unit": self.cost_unit,
@@ -362,7 +371,7 @@ class ModelRouter:
             "probabilities": dict(decision.probabilities),
             "original_choice": original,
             "threshold_applied": decision.model_id != original,
-            "thresholds": self._thresholds(),
+            "thresholds": self._policies.default_thresholds(),
             "threshold_config": decision.policy,
             "has_images": has_images,
             "reason": str(decision.reason),
@@ -373,50 +382,10 @@ class ModelRouter:
             "artifact_id": decision.artifact_id,
         }
 
-    def _thresholds(self) -> dict[str, float]:
-        config = self._policy_configs.get(self.default_policy)
-        if not isinstance(config, CheapestQualifiedConfig):
-            return {}
-        return {m: config.thresholds.get(m, config.default_threshold) for m in self.model_ids}
-
     # ------------------------------------------------------------------ set-up
 
-    def _build_policies(self, config: RuntimeConfig, artifact: Artifact) -> dict[str, Policy]:
-        named: dict[str, PolicyConfig] = dict(PRESETS)
-        if artifact.recommended_policy is not None:
-            named[RECOMMENDED] = validate_policy(
-                artifact.recommended_policy, source="The artifact's recommended policy"
-            )
-        named.update(config.policies)
-        if config.model_thresholds is not None:
-            named[CUSTOM] = CheapestQualifiedConfig(thresholds=config.model_thresholds)
-        self._policy_configs = named
-        return {
-            name: build_policy(entry, model_ids=artifact.model_ids, name=name)
-            for name, entry in named.items()
-        }
-
-    def _choose_default(self, config: RuntimeConfig) -> str:
-        if config.policy is not None:
-            self.policy(config.policy)
-            return config.policy
-        if config.model_thresholds is not None:
-            return CUSTOM
-        if len(config.policies) == 1:
-            return next(iter(config.policies))
-        if len(config.policies) > 1:
-            raise ConfigError(
-                f"Several policies are configured ({', '.join(config.policies)}); say which one is "
-                "used by default with 'policy: NAME'."
-            )
-        if RECOMMENDED in self._policies:
-            same_unit = self.artifact.training.get("cost_unit") == self.cost_unit
-            if same_unit or not self._policies[RECOMMENDED].needs_cost:
-                return RECOMMENDED
-        return "quality" if self.cost_unit == "unknown" else "economy"
-
     def _check_costs(self) -> None:
-        if not self._policies[self.default_policy].needs_cost:
+        if not self.policy().needs_cost:
             return
         cost = self._estimator.expected([Query(text="x")])[0]
         for model, can, value in zip(self.model_ids, self._capabilities, cost, strict=True):
@@ -440,28 +409,18 @@ class ModelRouter:
                         f"Model '{model}' in {where} is not in artifact '{config.artifact}' "
                         f"(known: {', '.join(self.model_ids)}). Retrain, or remove it."
                     )
+        for name, policy in config.policies.items():
+            if (
+                isinstance(policy, FixedConfig)
+                and named["candidates"]
+                and policy.model in known.difference(named["candidates"])
+            ):
+                raise ConfigError(
+                    f"Policy '{name}' fixes '{policy.model}', which is not among the candidates; "
+                    "add it there."
+                )
 
     def _column(self, model: str) -> int:
         if model not in self.model_ids:
             raise ConfigError(f"Unknown model '{model}' (known: {', '.join(self.model_ids)}).")
         return self.model_ids.index(model)
-
-
-def _seed_policy(
-    model_thresholds: Mapping[str, float] | None,
-    model_costs: Mapping[str, float] | None,
-    threshold_config: str | None,
-) -> PolicyConfig | None:
-    """Return the policy that the older constructor arguments describe; None when none is given."""
-    if threshold_config is not None and threshold_config not in PRESETS:
-        raise ConfigError(
-            f"Unknown threshold_config '{threshold_config}' (known: {', '.join(sorted(PRESETS))})."
-        )
-    preset = PRESETS[threshold_config] if threshold_config else None
-    if model_thresholds is None:
-        if preset is None and model_costs is not None:
-            return PRESETS["economy"]
-        return preset
-    default = preset.default_threshold if isinstance(preset, CheapestQualifiedConfig) else 0.0
-    raw = {"kind": "cheapest_qualified", "thresholds": dict(model_thresholds)}
-    return validate_policy({**raw, "default_threshold": default}, source="model_thresholds")

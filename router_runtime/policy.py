@@ -238,12 +238,13 @@ def _check(P: F64, cost: F64, eligible: Bool) -> None:
         )
     if eligible.dtype != np.bool_:
         raise RouterError(f"eligible must be bool, not {eligible.dtype}.")
-    if not np.all((P >= 0) & (P <= 1)):
-        row, column = np.argwhere(~((P >= 0) & (P <= 1)))[0]
+    inside = (P >= 0) & (P <= 1)
+    if not inside.all():
+        row, column = np.argwhere(~inside)[0]
         raise RouterError(
             f"Probabilities must lie in [0, 1]: row {row}, column {column} is {P[row, column]}."
         )
-    if np.any(cost < 0) or np.any(np.isinf(cost)):
+    if ((cost < 0) | (cost == np.inf)).any():
         raise RouterError("Expected costs must be finite and >= 0, or NaN where unknown.")
 
 
@@ -254,6 +255,8 @@ def _unknown_last(cost: F64) -> F64:
 def _order(eligible: Bool, *keys: F64 | Bool) -> Int:
     """Sort each row's columns by ``keys`` (most important first, ascending, stable)."""
     # lexsort wants the most important key last.
+    if eligible.all():
+        return np.lexsort(keys[::-1], axis=-1)
     order = np.lexsort((*reversed(keys), ~eligible), axis=-1)
     place = np.arange(eligible.shape[1])
     filled: Int = np.where(place < eligible.sum(axis=1, keepdims=True), order, -1)
@@ -275,7 +278,7 @@ def _explain(
     alone = eligible.sum(axis=1) == 1
     return [
         Reason.ONLY_ELIGIBLE if single else reason if held or otherwise is None else otherwise
-        for single, held in zip(alone, rule_held, strict=True)
+        for single, held in zip(alone.tolist(), rule_held.tolist(), strict=True)
     ]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation, localcontext
 from functools import cached_property
 from typing import Literal, TypeAlias, overload
 
@@ -18,6 +18,8 @@ import numpy as np
 
 from router_runtime.errors import ConfigError
 from router_runtime.types import F64
+
+_EXACT = Context(prec=100)  # whatever precision the caller's thread rounds to
 
 CHARS_PER_TOKEN = 4.0
 """Characters of English prose per token of current byte-pair vocabularies, roughly."""
@@ -102,12 +104,13 @@ class Price:
     def cost(self, usage: Usage) -> Decimal:
         """Return the exact US dollars of ``usage``."""
         cached = self.input_mtok if self.cached_input_mtok is None else self.cached_input_mtok
-        per_million = (
-            (usage.input_tokens - usage.cached_input_tokens) * self.input_mtok
-            + usage.cached_input_tokens * cached
-            + usage.output_tokens * self.output_mtok
-        )
-        return per_million.scaleb(-6) + usage.images * self.image
+        with localcontext(_EXACT):
+            per_million = (
+                (usage.input_tokens - usage.cached_input_tokens) * self.input_mtok
+                + usage.cached_input_tokens * cached
+                + usage.output_tokens * self.output_mtok
+            )
+            return per_million.scaleb(-6) + usage.images * self.image
 
 
 def price_from_mapping(mapping: Mapping[str, object], *, owner: str = "price") -> Price:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 
 from router_runtime.console import explained_imports, run_app
 
@@ -12,10 +13,13 @@ def main() -> None:
     run_app(_start)
 
 
-def _start() -> None:
+def _start(**options: bool) -> object:
+    return _command_line().app(**options)
+
+
+def _command_line() -> ModuleType:
     with explained_imports("train"):
-        cli = importlib.import_module("router_training.cli")
-    cli.app()
+        return importlib.import_module("router_training.cli")
 
 
 if __name__ == "__main__":

@@ -47,20 +47,20 @@ BadRowOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@app.callback()
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=lambda asked: _version(asked), is_eager=True),
-    ] = False,
-) -> None:
-    """Trains routers from evaluation records."""
-
-
 def _version(asked: bool) -> None:
     if asked:
         out.print(f"model-router {__version__}")
         raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Trains routers from evaluation records."""
 
 
 def _config(
@@ -214,14 +214,13 @@ def evaluate(
         raise ConfigError("Name one of ARTIFACT and --config FILE.")
     if data is None:
         raise ConfigError("Name the records with --data FILE.")
-    settled = config if artifact is None else RuntimeConfig(artifact=artifact)
-    assert settled is not None  # noqa: S101 - follows from the check above; for the type checker
-    router = ModelRouter.from_config(settled)
+    router = ModelRouter.from_config(config or RuntimeConfig(artifact=artifact or Path()))
     records = import_file(
         data,
         image_root=image_root,
         on_bad_row=on_bad_row or "error",
         rule=router.artifact.features.text,
+        limits=router.limits,
         model_ids=router.model_ids,
     )
     _print_skipped(records)
@@ -291,10 +290,8 @@ def _present(report: EvaluationReport, output: Path | None, as_json: bool) -> No
 def _print_skipped(records: Evaluations) -> None:
     if records.skipped:
         err.print(f"left out {len(records.skipped)} rows:")
-        for row in records.skipped[:20]:
-            err.print(f"  row {row.row}, {row.field}: {row.reason}", markup=False)
-        if len(records.skipped) > 20:
-            err.print(f"  and {len(records.skipped) - 20} more")
+        for row in records.skipped:
+            err.print(f"  row {row.row}, {row.field}: {row.reason}", soft_wrap=True)
 
 
 def _shown(path: Path) -> str:

@@ -1,7 +1,7 @@
 """YAML to a validated ``TrainingConfig``: what ``router-train run`` does.
 
-Paths are relative to the config file. Every key has a default but ``data.path`` and ``output``;
-``router-train run`` prints the effective values and the artifact's manifest keeps them.
+Paths are relative to the config file. Every key has a default but ``data.path`` and ``output``.
+The artifact's manifest keeps what its figures depend on: features, head, calibration and seed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class DataConfig(StrictModel):
     """Where the evaluation records are.
 
     ``source`` is a format that ``router-train import`` knows, or ``auto``. ``limit`` takes that
-    many rows at random.
+    many rows at random. ``model_ids`` are the models that may be scored, in the order of the
+    artifact's columns and of whole-number ``label``s; default: the models that occur.
     """
 
     path: Path | None = None
@@ -38,6 +39,7 @@ class DataConfig(StrictModel):
     on_bad_row: Literal["error", "skip"] = "error"
     drop_contaminated: bool = True
     limit: int | None = Field(default=None, ge=20)
+    model_ids: tuple[str, ...] | None = Field(default=None, min_length=1)
 
 
 class SplitConfig(StrictModel):
@@ -74,7 +76,7 @@ class TuneConfig(StrictModel):
     """
 
     target_quality: float | None = Field(default=None, gt=0, le=2)
-    max_cost_per_1k: float | None = Field(default=None, gt=0)
+    max_cost_per_1k: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _one_goal(self) -> TuneConfig:

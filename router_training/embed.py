@@ -1,12 +1,13 @@
 """Fit what needs fitting in the encoders, then turn queries into features on disk.
 
-Features are written to a memory-mapped file chunk by chunk, so that memory stays flat whatever the
+Features are written chunk by chunk and read memory-mapped, so that memory stays flat whatever the
 number of rows. Vectors of pretrained and remote encoders are kept in a content-addressed cache:
 an interrupted run, or one with other settings, encodes only what is new.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -98,14 +99,19 @@ def write_features(
     progress: Progress | None = None,
 ) -> None:
     """Encode ``queries`` into ``folder``: features, encoder states and, last, the metadata."""
-    shape = (len(queries), generator.n_features)
-    X = np.lib.format.open_memmap(folder / FEATURES_FILE, mode="w+", dtype=np.float32, shape=shape)
-    for start in range(0, len(queries), _CHUNK):
-        chunk = queries[start : start + _CHUNK]
-        X[start : start + len(chunk)] = generator.encode(chunk)
-        if progress is not None:
-            progress(start + len(chunk), len(queries))
-    X.flush()
+    header = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)),
+        "fortran_order": False,
+        "shape": (len(queries), generator.n_features),
+    }
+    # Not through a memory map: on a full disk that ends the process instead of raising.
+    with (folder / FEATURES_FILE).open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(queries), _CHUNK):
+            chunk = queries[start : start + _CHUNK]
+            file.write(np.ascontiguousarray(generator.encode(chunk), dtype=np.float32).data)
+            if progress is not None:
+                progress(start + len(chunk), len(queries))
     for index, encoder in enumerate(generator.encoders):
         if isinstance(encoder, EmbeddedEncoder):
             data = safetensors.numpy.save(dict(encoder.state))
@@ -127,6 +133,23 @@ def read_features(folder: Path) -> FeatureFiles:
         states=tuple(states),
         metadata=metadata,
     )
+
+
+def local_weights(spec: FeatureSpec) -> Json:
+    """Return the sha256 of every file that ``spec`` names by path, so that a changed one shows."""
+    named = [
+        Path(value)
+        for entry in spec.encoders
+        for value in entry.model_dump(exclude={"kind"}).values()
+        if isinstance(value, str) and Path(value).exists()
+    ]
+    files = [file for path in named for file in ([path] if path.is_file() else path.rglob("*"))]
+    digests = {}
+    for file in sorted(files):
+        if file.is_file():
+            with file.open("rb") as stream:
+                digests[str(file)] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return digests
 
 
 def describe_features(generator: EmbeddingGenerator, *, n_rows: int) -> dict[str, Json]:

@@ -204,11 +204,13 @@ def evaluate(
     Raises
     ------
     DataError
-        Shapes or model ids disagree, or no query has a scored eligible model.
+        Shapes, model ids or the number of groups disagree, or no query has a scored eligible model.
     """
     n, m = labels.Y.shape
     eligible = np.ones((n, m), dtype=np.bool_) if eligible is None else eligible
     check_aligned(P, labels, expected_cost, eligible, model_ids=model_ids)
+    if groups is not None and len(groups) != n:
+        raise DataError(f"There are {len(groups)} groups for {n} queries; give one per query.")
     cost = actual_cost(labels, expected_cost, cost_unit=cost_unit)
     best = best_single_model(labels.Y, cost, eligible)
     if best is None:
@@ -219,7 +221,7 @@ def evaluate(
     reference = single_model(best, eligible)
     choices = [
         *((model_id, "model", single_model(j, eligible)) for j, model_id in enumerate(model_ids)),
-        *_references(labels.Y, cost, expected_cost, eligible),
+        *_references(P, labels.Y, cost, expected_cost, eligible),
         ("best_single", "best_single", reference),
         ("router", "router", chosen),
     ]
@@ -257,7 +259,7 @@ def evaluate(
 
 
 def _references(
-    Y: F64, cost: F64, expected_cost: F64, eligible: Bool
+    P: F64, Y: F64, cost: F64, expected_cost: F64, eligible: Bool
 ) -> list[tuple[str, str, Int]]:
     """Return name, kind and chosen columns of the cheapest (if costs are known) and the oracle."""
     known = eligible & ~np.isnan(Y)
@@ -266,7 +268,8 @@ def _references(
     if np.isnan(expected_cost[eligible]).any():
         return [("oracle", "oracle", oracle)]
     everyone = CheapestQualified(np.zeros(Y.shape[1]))
-    cheapest = everyone.rank(scores, expected_cost, eligible)[:, 0]
+    # Ties go by P: by the scores they would go as only the oracle knows.
+    cheapest = everyone.rank(P, expected_cost, eligible)[:, 0]
     return [("cheapest", "cheapest", cheapest), ("oracle", "oracle", oracle)]
 
 

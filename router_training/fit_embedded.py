@@ -57,7 +57,7 @@ def fit_embedded(
     Parameters
     ----------
     texts : sequence of str
-        Training texts; empty ones are allowed.
+        Training texts; empty ones are allowed. None at all makes every text's vector zero.
     images : sequence of Image
         Training pictures; none at all makes every picture's vector zero.
     spec : EmbeddedSpec
@@ -74,12 +74,12 @@ def fit_embedded(
     Raises
     ------
     DataError
-        There is no text.
+        There is neither a text nor a picture.
     QueryError
         A picture does not decode.
     """
-    if not texts:
-        raise DataError("the embedded encoder has no training text to fit on; give at least one.")
+    if not texts and not images:
+        raise DataError("The embedded encoder has no training text or picture to fit on.")
     rng = np.random.default_rng(seed)
     some_texts = _sample(texts, key=lambda text: text, at_most=MAX_TEXTS, rng=rng)
     some_images = _sample(images, key=lambda image: image.sha256, at_most=MAX_IMAGES, rng=rng)
@@ -87,7 +87,8 @@ def fit_embedded(
         name: np.zeros(shape, dtype=dtype) for name, (shape, dtype) in state_layout(spec).items()
     }
     state["fitted_on"][:] = len(some_texts), len(some_images)
-    _fit_texts(state, some_texts, spec=spec, seed=seed)
+    if some_texts:
+        _fit_texts(state, some_texts, spec=spec, seed=seed)
     if some_images:
         _fit_images(state, some_images, spec=spec, seed=seed)
     logger.info("Fitted on %d texts and %d pictures.", len(some_texts), len(some_images))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,13 +24,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from router_runtime.errors import ConfigError
 from router_runtime.prediction.heads.network import RouterNetwork, fold
-from router_runtime.types import F64, Json
+from router_runtime.types import F64, Json, Progress
 from router_training.fitting import (
     FitData,
     FitResult,
     MlpConfig,
     check_fit_data,
     standardisation,
+    untold,
 )
 
 logger = logging.getLogger(__name__)
@@ -46,21 +47,24 @@ SEARCH_GRID: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class _Tensors:
-    """Standardised features and scores on the device; ``weight`` is 0 where a score is missing."""
+    """Standardised features and scores on the device; ``observed`` is 0 where one is missing."""
 
     X: torch.Tensor
     Y: torch.Tensor
-    weight: torch.Tensor
     observed: torch.Tensor
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """What all members and trials have in common."""
+    """What all members and trials have in common.
+
+    ``negative`` is the weight of a bad answer and ``odds`` that of a good one over it, per model.
+    """
 
     train: _Tensors
     validation: _Tensors
-    offset: torch.Tensor
+    negative: torch.Tensor
+    odds: torch.Tensor
     device: torch.device
 
 
@@ -74,7 +78,7 @@ class _Member:
         return float(self.log["best_validation_loss"])
 
 
-def fit(data: FitData, config: MlpConfig, *, seed: int) -> FitResult:
+def fit(data: FitData, config: MlpConfig, *, seed: int, progress: Progress = untold) -> FitResult:
     """Fit one network or an ensemble, each stopped early on validation and restored to its best.
 
     Parameters
@@ -98,15 +102,28 @@ def fit(data: FitData, config: MlpConfig, *, seed: int) -> FitResult:
     DataError
         See ``fitting.check_fit_data``.
     ConfigError
-        ``device`` is ``cuda`` and there is none.
+        ``device`` is ``cuda`` and there is none, or training diverged.
     """
     check_fit_data(data)
     mean, scale = standardisation(data.X_train) if config.standardise else (None, None)
     problem = _problem(data, config, mean, scale)
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(config.ensemble)]
+    counted = itertools.count(1)
+    total = config.ensemble + config.search
+
+    def fit_member(settings: MlpConfig, member_seed: int) -> _Member:
+        member = _fit_member(problem, settings, seed=member_seed)
+        progress(next(counted), total)
+        return member
+
     with _deterministic(problem.device):
-        config, first, table = _search(problem, config, seed=seed, member_seed=seeds[0])
-        members = [first, *(_fit_member(problem, config, seed=s) for s in seeds[1:])]
+        config, first, table = _search(fit_member, config, seed=seed, member_seed=seeds[0])
+        members = [first, *(fit_member(config, s) for s in seeds[1:])]
+    if not all(np.isfinite(member.loss) for member in members):
+        raise ConfigError(
+            f"Training diverged: with learning_rate {config.learning_rate:g} the validation loss "
+            "was never finite. Lower head.learning_rate, or set head.standardise to true."
+        )
     log = {
         "config": config.model_dump(mode="json"),
         "device": str(problem.device),
@@ -125,17 +142,15 @@ def _problem(data: FitData, config: MlpConfig, mean: F64 | None, scale: F64 | No
         if mean is not None and scale is not None:
             X = ((X - mean) / scale).astype(np.float32)
         observed = ~np.isnan(Y)
-        scores = np.where(observed, Y, 0.5)
-        weight = observed * (scores * positive + (1 - scores) * negative)
-        scores = scores * (1 - smoothing) + 0.5 * smoothing
-        arrays = (X, scores, weight, observed)
+        scores = np.where(observed, Y, 0.5) * (1 - smoothing) + 0.5 * smoothing
+        arrays = (X, scores, observed)
         return _Tensors(*(torch.tensor(a, dtype=torch.float32, device=device) for a in arrays))
 
-    offset = torch.tensor(np.log(positive / negative), dtype=torch.float32, device=device)
     return _Problem(
         tensors(data.X_train, data.Y_train, smoothing=config.label_smoothing),
         tensors(data.X_validation, data.Y_validation, smoothing=0.0),
-        offset,
+        torch.tensor(negative, dtype=torch.float32, device=device),
+        torch.tensor(positive / negative, dtype=torch.float32, device=device),
         device,
     )
 
@@ -145,7 +160,8 @@ def _class_weights(Y: F64, pos_weight: str) -> tuple[F64, F64]:
 
     Balanced, the two classes of a model weigh the same and its weights have mean 1. This multiplies
     the odds at the optimum by positive / negative, so training adds the logarithm of that ratio to
-    the logits; what the network itself predicts are unshifted probabilities.
+    the logits; what the network itself predicts are unshifted probabilities. A score between 0 and
+    1 is that share of a good answer and the rest of a bad one, each with its weight.
     """
     ones = np.ones(Y.shape[1])
     if pos_weight == "none":
@@ -157,16 +173,20 @@ def _class_weights(Y: F64, pos_weight: str) -> tuple[F64, F64]:
 
 
 def _search(
-    problem: _Problem, config: MlpConfig, *, seed: int, member_seed: int
+    fit_member: Callable[[MlpConfig, int], _Member],
+    config: MlpConfig,
+    *,
+    seed: int,
+    member_seed: int,
 ) -> tuple[MlpConfig, _Member, list[Json]]:
     """Return the settings with the lowest validation log loss, their first member, and a table."""
     best, table = config, []
-    member = _fit_member(problem, config, seed=member_seed)
+    member = fit_member(config, member_seed)
     if config.search:
         table.append(_table_row(config, member))
     for values in _trials(config.search, seed):
         candidate = config.model_copy(update=values)
-        trial = _fit_member(problem, candidate, seed=member_seed)
+        trial = fit_member(candidate, member_seed)
         table.append(_table_row(candidate, trial))
         logger.info("search: %s", table[-1])
         if trial.loss < member.loss:
@@ -245,9 +265,10 @@ def _train_epoch(
     for batch in _batches(rows, batch_size):
         observed = problem.train.observed[batch].sum()
         loss = binary_cross_entropy_with_logits(
-            network.logits(problem.train.X[batch]) + problem.offset,
+            network.logits(problem.train.X[batch]) + problem.odds.log(),
             problem.train.Y[batch],
-            weight=problem.train.weight[batch],
+            weight=problem.train.observed[batch] * problem.negative,
+            pos_weight=problem.odds,
             reduction="sum",
         )
         optimiser.zero_grad()

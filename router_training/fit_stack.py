@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from router_runtime.errors import DataError
 from router_runtime.prediction.heads.base import logit, sigmoid
 from router_runtime.prediction.heads.stack import StackHead
-from router_runtime.types import F64, Head, Json
+from router_runtime.types import F64, Head, Int, Json, Progress
 from router_training.fitting import (
     FitData,
     FitResult,
@@ -20,12 +20,13 @@ from router_training.fitting import (
     check_fit_data,
     fit_head,
     log_loss,
+    untold,
 )
 
 logger = logging.getLogger(__name__)
 
 
-def fit(data: FitData, config: StackConfig, *, seed: int) -> FitResult:
+def fit(data: FitData, config: StackConfig, *, seed: int, progress: Progress = untold) -> FitResult:
     """Fit the members on all training rows, and their weights on left-out predictions.
 
     Every member is fitted once on all rows, which settles its choices, and once per fold without
@@ -41,7 +42,7 @@ def fit(data: FitData, config: StackConfig, *, seed: int) -> FitResult:
     config : StackConfig
         Members, folds and shrinkage.
     seed : int
-        Decides the folds and is passed on to the members.
+        Decides the folds, which keep groups together, and is passed on to the members.
 
     Returns
     -------
@@ -52,15 +53,20 @@ def fit(data: FitData, config: StackConfig, *, seed: int) -> FitResult:
     Raises
     ------
     DataError
-        See ``fitting.check_fit_data``; also a model with fewer than two scores per fold.
+        See ``fitting.check_fit_data``; also a model with fewer than two scores per fold, or fewer
+        groups than folds.
     """
     check_fit_data(data)
     _check_folds(data, config.folds)
-    results = [fit_head(data, member, seed=seed) for member in config.heads]
+    total = len(config.heads) * (config.folds + 1)
+    results = []
+    for done, member in enumerate(config.heads, start=1):
+        results.append(fit_head(data, member, seed=seed))
+        progress(done, total)
     settled = [
         result.settled or member for result, member in zip(results, config.heads, strict=True)
     ]
-    L = _left_out_logits(data, settled, config.folds, seed)
+    L = _left_out_logits(data, settled, config.folds, seed, progress)
     weight, intercept = _weights(L, data.Y_train, shrinkage=config.shrinkage)
     heads = [result.head for result in results]
     head, comparison = _best_on_validation(data, heads, weight, intercept)
@@ -78,6 +84,12 @@ def fit(data: FitData, config: StackConfig, *, seed: int) -> FitResult:
 
 
 def _check_folds(data: FitData, folds: int) -> None:
+    n_groups = folds if data.groups is None else len(np.unique(data.groups))
+    if n_groups < folds:
+        raise DataError(
+            f"The training rows are of {n_groups} groups, too few for a stack of {folds} folds. "
+            "Use fewer folds or another head."
+        )
     counts = (~np.isnan(data.Y_train)).sum(axis=0)
     for model_id, count in zip(data.model_ids, counts, strict=True):
         if count < 2 * folds:
@@ -87,10 +99,12 @@ def _check_folds(data: FitData, folds: int) -> None:
             )
 
 
-def _left_out_logits(data: FitData, configs: Sequence[HeadConfig], folds: int, seed: int) -> F64:
+def _left_out_logits(
+    data: FitData, configs: Sequence[HeadConfig], folds: int, seed: int, progress: Progress = untold
+) -> F64:
     """Return (n_members, n_rows, n_models): each row predicted by heads that have not seen it."""
     n = len(data.X_train)
-    fold = np.random.default_rng(seed).permutation(n) % folds
+    fold = _folds(np.arange(n) if data.groups is None else data.groups, folds, seed)
     L = np.empty((len(configs), n, data.n_models))
     for k in range(folds):
         rest, left_out = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
@@ -98,7 +112,23 @@ def _left_out_logits(data: FitData, configs: Sequence[HeadConfig], folds: int, s
         for i, config in enumerate(configs):
             head = fit_head(part, config, seed=seed).head
             L[i, left_out] = logit(head.predict_proba(data.X_train[left_out]))
+            progress((k + 1) * len(configs) + i + 1, (folds + 1) * len(configs))
     return L
+
+
+def _folds(groups: Int, folds: int, seed: int) -> Int:
+    """Return the fold of each row: groups in random order, each to the fold with the fewest rows.
+
+    Rows of one group in two folds would let a member predict what it has seen, and be trusted for
+    it.
+    """
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    place = np.empty(len(sizes), dtype=np.int64)
+    load = np.zeros(folds, dtype=np.int64)
+    for each in np.random.default_rng(seed).permutation(len(sizes)):
+        place[each] = np.argmin(load)
+        load[place[each]] += sizes[each]
+    return place[group]
 
 
 def _weights(L: F64, Y: F64, *, shrinkage: float) -> tuple[F64, F64]:

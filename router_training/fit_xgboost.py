@@ -9,13 +9,21 @@ import xgboost
 
 from router_runtime.errors import DataError
 from router_runtime.prediction.heads.xgboost import XGBoostHead
-from router_runtime.types import F32, F64
-from router_training.fitting import FitData, FitResult, XGBoostConfig, check_fit_data
+from router_runtime.types import F32, F64, Progress
+from router_training.fitting import (
+    FitData,
+    FitResult,
+    XGBoostConfig,
+    check_fit_data,
+    untold,
+)
 
 logger = logging.getLogger(__name__)
 
 
-def fit(data: FitData, config: XGBoostConfig, *, seed: int) -> FitResult:
+def fit(
+    data: FitData, config: XGBoostConfig, *, seed: int, progress: Progress = untold
+) -> FitResult:
     """Fit each model on the rows that it was scored on, stopped early on validation.
 
     A booster is cut after its best round. A model without a validation score gets the median
@@ -46,10 +54,12 @@ def fit(data: FitData, config: XGBoostConfig, *, seed: int) -> FitResult:
     has_validation = ~np.isnan(data.Y_validation).all(axis=0)
     for j in np.flatnonzero(has_validation).tolist():
         boosters[j], losses[j] = _fit_stopped(data, j, config, seed)
+        progress(len(boosters), data.n_models)
     trees = [booster.num_boosted_rounds() for booster in boosters.values()]
     for j in np.flatnonzero(~has_validation).tolist():
         train, parameters = _train_matrix(data, j, config, seed)
         boosters[j] = xgboost.train(parameters, train, num_boost_round=int(np.median(trees)))
+        progress(len(boosters), data.n_models)
     log = [
         {
             "model_id": model_id,

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from router_runtime.errors import DataError
 from router_runtime.prediction.heads.base import import_optional
-from router_runtime.types import F32, F64, Head, Int, Json
+from router_runtime.types import F32, F64, Head, Int, Json, Progress
 
 MIN_TRAINING_ROWS = 20
 
@@ -27,7 +27,12 @@ FITS: dict[str, str] = {
     "stack": "router_training.fit_stack",
     "xgboost": "router_training.fit_xgboost",
 }
+_STEPWISE = ("mlp", "stack", "xgboost")
 _EXTRAS = dict.fromkeys(("torch", "sklearn", "scipy", "xgboost"), "train")
+
+
+def untold(done: int, total: int) -> None:
+    """Ignore progress."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,9 @@ class FitData:
         Scores; columns follow ``model_ids``.
     model_ids : tuple of str
         Column order of ``Y`` and of the head's ``P``.
+    groups : ndarray of shape (n_training_rows,), int, optional
+        Training rows of one group (the same picture, the same prompt) are never on both sides of a
+        fold; each row by itself by default.
     is_fold : bool
         These are some training rows of data that has been checked already, in which a model may
         have lost one class.
@@ -52,6 +60,7 @@ class FitData:
     X_validation: F32
     Y_validation: F64
     model_ids: tuple[str, ...]
+    groups: Int | None = None
     is_fold: bool = False
 
     @property
@@ -72,6 +81,7 @@ class FitData:
             self.X_validation,
             self.Y_validation,
             self.model_ids,
+            None if self.groups is None else self.groups[rows],
             is_fold=True,
         )
 
@@ -221,8 +231,13 @@ class FitResult:
     settled: HeadConfig | None = None
 
 
-def fit_head(data: FitData, config: HeadConfig, *, seed: int) -> FitResult:
+def fit_head(
+    data: FitData, config: HeadConfig, *, seed: int, progress: Progress = untold
+) -> FitResult:
     """Fit the configured kind of head.
+
+    ``progress`` is told (done, total) by the kinds that take long: networks of ``mlp``, models of
+    ``xgboost``, fits of ``stack``.
 
     Raises
     ------
@@ -232,14 +247,15 @@ def fit_head(data: FitData, config: HeadConfig, *, seed: int) -> FitResult:
         The kind needs a package that is not installed.
     """
     module = import_optional(FITS[config.kind], _EXTRAS)
-    return cast(FitResult, module.fit(data, config, seed=seed))
+    stepwise = {"progress": progress} if config.kind in _STEPWISE else {}
+    return cast(FitResult, module.fit(data, config, seed=seed, **stepwise))
 
 
 def check_fit_data(data: FitData) -> None:
     """Refuse data that no head can learn from.
 
-    Constant columns of ``X`` are fine. A model whose observed training scores are all equal has
-    one class only; soft scores that differ on one side of one half are two.
+    Constant columns of ``X`` are fine as long as one varies. A model whose observed training scores
+    are all equal has one class only; soft scores that differ on one side of one half are two.
 
     Raises
     ------
@@ -251,10 +267,17 @@ def check_fit_data(data: FitData) -> None:
     _check_arrays("training", data.X_train, data.Y_train, data)
     _check_arrays("validation", data.X_validation, data.Y_validation, data)
     n = len(data.X_train)
+    if data.groups is not None and data.groups.shape != (n,):
+        raise DataError(f"There are {n} training rows and groups of shape {data.groups.shape}.")
     if n < MIN_TRAINING_ROWS:
         raise DataError(
             f"There are {n} training rows; at least {MIN_TRAINING_ROWS} are needed. "
             "Collect more evaluation records, or give training a larger share of the split."
+        )
+    if not np.ptp(data.X_train, axis=0).any():
+        raise DataError(
+            f"The features of all {n} training rows are the same, so that nothing tells one query "
+            "from another. Check the encoder, and that the prompts differ."
         )
     if np.isnan(data.Y_validation).all():
         raise DataError(

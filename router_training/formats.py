@@ -1,29 +1,37 @@
 """Files of records as streams of rows: JSON list, JSON lines and CSV (also gzipped), and Parquet.
 
-A line that cannot be read is a row that holds its own error, so that the caller decides whether one
-bad line ends the reading. Writing is atomic: a file is there wholly or not at all.
+A line or record that cannot be read is a row that holds its own error, so that the caller decides
+whether one bad row ends the reading. JSON lines and CSV are read line by line, so that memory does
+not grow with the file. Writing is atomic: a file is there wholly or not at all.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import importlib
 import io
 import json
 import os
+import re
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 from router_runtime.errors import DataError, MissingDependencyError
 from router_runtime.types import Json
 
+_Bytes: TypeAlias = io.BufferedReader | gzip.GzipFile
+
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".csv", ".csv.gz")
 _CELL_LIMIT = 2**31 - 1  # characters; the csv module's default of 131,072 cuts long prompts off
+_BLANKS = re.compile(r"[ \t\n\r]*")
 
 
 class Row(NamedTuple):
@@ -68,15 +76,12 @@ def read_rows(path: Path) -> Iterator[Row]:
     if kind == ".parquet":
         yield from _parquet_rows(path)
         return
-    text = _text(path)
-    if not text.strip():
-        raise DataError("The file is empty.", file=str(path))
-    if kind == ".csv":
-        yield from _csv_rows(text, path)
-    elif text.lstrip().startswith("["):
-        yield from _list_rows(text, path)
-    else:
-        yield from _line_rows(text)
+    with _reading(path) as file:
+        if kind == ".csv":
+            with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+                yield from _csv_rows(text, path)
+        else:
+            yield from _json_rows(file, path)
 
 
 def write_json(path: Path, records: Iterable[Json]) -> None:
@@ -134,88 +139,154 @@ def _compressed(raw: BinaryIO, path: Path) -> Iterator[io.BufferedIOBase | Binar
         yield file
 
 
-def _text(path: Path) -> str:
+@contextmanager
+def _reading(path: Path) -> Iterator[_Bytes]:
+    """Open a file, unpacked where it is gzipped, and say in one line why it cannot be read."""
     try:
-        data = path.read_bytes()
-        if path.name.lower().endswith(".gz"):
-            data = gzip.decompress(data)
-        return data.decode("utf-8-sig")
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            yield file
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(f"The gzip file is damaged: {error}.", file=str(path)) from error
     except OSError as error:
         raise DataError(f"The file cannot be read: {error.strerror}.", file=str(path)) from error
+
+
+def _json_rows(file: _Bytes, path: Path) -> Iterator[Row]:
+    """Tell a JSON list from JSON lines by the first character, and yield the records of either."""
+    lines = enumerate(file, start=1)
+    for number, line in lines:
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        if line.strip():
+            break
+    else:
+        raise DataError("The file is empty.", file=str(path))
+    if line.lstrip().startswith(b"["):
+        yield from _list_rows(line + file.read(), path, first_line=number)
+    elif line.strip() == b"{":
+        raise DataError(
+            "The file begins with an object over several lines; write a list of records, or one "
+            "record a line.",
+            file=str(path),
+        )
+    else:
+        for at, text in chain([(number, line)], lines):
+            if text.strip():
+                yield Row(at, _line_record(text, at))
+
+
+def _line_record(line: bytes, number: int) -> Mapping[str, Any] | DataError:
+    try:
+        return _record(*_Decoder().one(line.decode()))
+    except UnicodeDecodeError as error:
+        return DataError(
+            f"Line {number} is not UTF-8 (byte {error.start + 1:,}); save the file as UTF-8."
+        )
+    except json.JSONDecodeError as error:
+        return DataError(f"Invalid JSON in line {number}: {error.msg}.")
+    except (ValueError, RecursionError) as error:
+        return DataError(f"Invalid JSON in line {number}: {error}.")
+
+
+def _list_rows(data: bytes, path: Path, *, first_line: int) -> Iterator[Row]:
+    number = 0
+    try:
+        items = _Decoder().items(data.decode())
+        for number, (item, repeated) in enumerate(items, start=1):
+            yield Row(number, _record(item, repeated))
     except UnicodeDecodeError as error:
         raise DataError(
-            f"The file is not UTF-8 (byte {error.start:,}); save it as UTF-8.", file=str(path)
+            f"The file is not UTF-8 (byte {error.start + 1:,}); save it as UTF-8.", file=str(path)
         ) from error
-
-
-def _list_rows(text: str, path: Path) -> Iterator[Row]:
-    try:
-        items = _loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"Invalid JSON in line {error.lineno}: {error.msg}.", file=str(path)
-        ) from None
+        line = error.lineno + first_line - 1
+        raise DataError(f"Invalid JSON in line {line}: {error.msg}.", file=str(path)) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"Invalid JSON: {error}.", file=str(path)) from None
-    if not items:
+        raise DataError(f"Invalid JSON: {error}.", file=str(path), row=number + 1) from None
+    if not number:
         raise DataError("The file holds an empty list.", file=str(path))
-    for number, item in enumerate(items, start=1):
-        yield Row(number, _record(item))
 
 
-def _line_rows(text: str) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield Row(number, _record(_loads(line)))
-        except json.JSONDecodeError as error:
-            yield Row(number, DataError(f"Invalid JSON in line {number}: {error.msg}."))
-        except (ValueError, RecursionError) as error:
-            yield Row(number, DataError(f"Invalid JSON in line {number}: {error}."))
+class _Decoder:
+    """JSON to values, each with the key that is repeated in one of its objects, or None.
+
+    ``json`` itself keeps the last of several equal keys, which drops data silently.
+    """
+
+    def __init__(self) -> None:
+        self._repeated: str | None = None
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
+
+    def one(self, text: str) -> tuple[Json, str | None]:
+        """Return the only value of ``text``."""
+        value = self._decoder.decode(text)
+        return _replaced(value) if _has_surrogates(text) else value, self._repeated
+
+    def items(self, text: str) -> Iterator[tuple[Json, str | None]]:
+        """Yield the items of the list that ``text`` is."""
+        at = _skipped(text, _skipped(text, 0) + 1)
+        if text[at : at + 1] == "]":
+            return
+        surrogates = _has_surrogates(text)
+        mark = ","
+        while mark == ",":
+            self._repeated = None
+            item, end = self._decoder.raw_decode(text, at)
+            yield _replaced(item) if surrogates else item, self._repeated
+            at = _skipped(text, end)
+            mark = text[at : at + 1]
+            if mark not in (",", "]"):
+                raise json.JSONDecodeError("Expecting ',' or ']' after a record", text, at)
+            at = _skipped(text, at + 1)
+        if at < len(text):
+            raise json.JSONDecodeError("Extra data", text, at)
+
+    def _object(self, pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            self._repeated = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        return found
 
 
-def _loads(text: str) -> Json:
-    value = json.loads(text, object_pairs_hook=_unique)
-    return _encodable(value) if "\\ud" in text or "\\uD" in text else value
+def _skipped(text: str, at: int) -> int:
+    """Return where the next character stands that is no blank to JSON."""
+    blanks = _BLANKS.match(text, at)
+    return blanks.end() if blanks else at
 
 
-def _encodable(value: Json) -> Json:
+def _has_surrogates(text: str) -> bool:
+    """Return whether JSON may spell halves of surrogate pairs, whole pairs among them."""
+    return "\\ud" in text or "\\uD" in text
+
+
+def _replaced(value: Json) -> Json:
     """Replace lone surrogates: only JSON escapes can carry them, and no file can hold them."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, list):
-        return [_encodable(item) for item in value]
+        return [_replaced(item) for item in value]
     if isinstance(value, dict):
-        return {_encodable(key): _encodable(item) for key, item in value.items()}
+        return {_replaced(key): _replaced(item) for key, item in value.items()}
     return value
 
 
-def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"the key {repeated[0]!r} is repeated in one object")
-    return found
+def _record(item: Json, repeated: str | None) -> Mapping[str, Any] | DataError:
+    if not isinstance(item, dict):
+        return DataError(f"The record is {type(item).__name__}; it must be an object.")
+    if repeated is not None:
+        return DataError(f"The key {repeated!r} is repeated in one object.")
+    return item
 
 
-def _record(item: Json) -> Mapping[str, Any] | DataError:
-    if isinstance(item, dict):
-        return item
-    return DataError(f"The record is {type(item).__name__}; it must be an object.")
-
-
-def _csv_rows(text: str, path: Path) -> Iterator[Row]:
+def _csv_rows(text: io.TextIOWrapper, path: Path) -> Iterator[Row]:
     csv.field_size_limit(_CELL_LIMIT)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(text, strict=True)
+    number = 0
     try:
-        header = next(reader)
+        header = next((cells for cells in reader if any(cells)), None)
+        if header is None:
+            raise DataError("The file is empty.", file=str(path))
         if repeated := sorted({name for name in header if header.count(name) > 1}):
             raise DataError(f"The column {repeated[0]!r} occurs twice.", file=str(path), row=1)
-        number = 0
         for cells in reader:
             if not cells:
                 continue
@@ -228,6 +299,11 @@ def _csv_rows(text: str, path: Path) -> Iterator[Row]:
     except csv.Error as error:
         raise DataError(
             f"Invalid CSV near line {reader.line_num}: {error}.", file=str(path)
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"The file is not UTF-8 (after line {reader.line_num}); save it as UTF-8.",
+            file=str(path),
         ) from error
     if not number:
         raise DataError("The file has a header and no rows.", file=str(path))

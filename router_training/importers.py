@@ -22,6 +22,7 @@ is distributed as a pickle, which runs code when opened, and must be exported fi
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -40,7 +41,6 @@ _Convert: TypeAlias = Callable[[Mapping[str, Any], int], dict[str, Any]]
 
 _COST: Final = "|total_cost"
 _RESPONSE: Final = "|model_response"
-_ROUTERBENCH_FIXED: Final = ("sample_id", "prompt", "eval_name", "oracle_model_to_route_to")
 _CONTAMINATED: Final = "contaminated_prompts.jsonl"
 _INDEX_COLUMNS: Final = ("", "Unnamed: 0", "__index_level_0__")
 
@@ -147,12 +147,7 @@ def _routerbench_rows(path: Path) -> Iterator[Row]:
 
 
 def _routerbench_row(row: Mapping[str, Any], number: int) -> dict[str, Any]:
-    models = [
-        name
-        for name in row
-        if name not in (*_ROUTERBENCH_FIXED, *_INDEX_COLUMNS)
-        and not name.endswith((_COST, _RESPONSE))
-    ]
+    models = [name for name in row if name + _COST in row or name + _RESPONSE in row]
     costs = {name: _number(row.get(name + _COST), name + _COST) for name in models}
     return {
         "id": row.get("sample_id"),
@@ -168,7 +163,8 @@ def _unlisted(prompt: Any) -> Any:
     turns = prompt
     if isinstance(prompt, str) and prompt.startswith("[") and prompt.endswith("]"):
         try:
-            turns = ast.literal_eval(prompt)
+            with warnings.catch_warnings(action="ignore"):  # of backslashes in a prompt
+                turns = ast.literal_eval(prompt)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return prompt
     if isinstance(turns, list) and all(isinstance(turn, str) for turn in turns):
@@ -233,7 +229,7 @@ def _notdiamond_row(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     models = [name.removesuffix("/score") for name in row if name.endswith("/score")]
     costs = {name: _number(row.get(f"{name}/cost"), f"{name}/cost") for name in models}
     return {
-        "id": row.get("id") or number,
+        "id": number if row.get("id") in (None, "") else row["id"],
         "prompt": row.get("prompt") or None,
         "scores": {name: _number(row[f"{name}/score"], f"{name}/score") for name in models},
         "costs": {name: cost for name, cost in costs.items() if cost is not None},

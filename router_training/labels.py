@@ -26,6 +26,8 @@ from router_training.formats import Row, kind_of, read_rows, write_json, write_p
 from router_training.pictures import Pictures
 from router_training.samples import Record, Sample, read_record
 
+_LONGEST_NUMBER = 18  # digits that every reader of JSON and int64 holds exactly
+
 OnBadRow: TypeAlias = Literal["error", "skip"]
 
 
@@ -364,12 +366,12 @@ def _values(record: Record, columns: tuple[str, ...]) -> F64:
                 )
             values[0, record.label] = 1.0
         else:
-            values[0, _place(str(record.label), places, "adapter")] = 1.0
+            values[0, _place(str(record.label), places, record.named_in)] = 1.0
         return values
     for name, score in record.scores.items():
-        values[0, _place(name, places, "model_scores")] = score
+        values[0, _place(name, places, record.named_in)] = score
     for name, cost in record.costs.items():
-        values[1, _place(name, places, "model_costs")] = cost
+        values[1, _place(name, places, record.costs_in)] = cost
     for name, tokens in record.tokens.items():
         values[2:, _place(name, places, "model_usage")] = tokens
     return values
@@ -407,7 +409,13 @@ def _written(evaluations: Evaluations) -> Iterator[dict[str, Json]]:
 
 
 def _is_whole(text: str) -> bool:
-    return text.isascii() and text.isdigit() and str(int(text)) == text
+    """Return whether reading the number gives the text back; long ones stay text."""
+    return (
+        len(text) <= _LONGEST_NUMBER
+        and text.isascii()
+        and text.isdigit()
+        and (text == "0" or text[0] != "0")
+    )
 
 
 def _or_none(value: float) -> float | None:

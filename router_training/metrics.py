@@ -218,7 +218,7 @@ def lambda_grid(P: F64, expected_cost: F64, eligible: Bool, *, size: int = 200) 
         with np.errstate(over="ignore"):  # a difference in cost may be next to nothing
             breakpoints.append(better[turns] / dearer[turns])
     found = np.concatenate(breakpoints)
-    found = found[np.isfinite(found)]
+    found = found[found < 1e300]  # twice the greatest is finite too
     if len(found) == 0:
         return np.zeros(1)
     quantiles = np.quantile(found, np.linspace(0, 1, size))

@@ -20,6 +20,9 @@ if __name__ == "__main__":
     # Python puts a script's folder first on the path, where ``config`` or ``evaluate`` would hide
     # other packages' modules of that name. The repository's root is what belongs there.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from router_runtime.console import require
+
+    require("router_training.pipeline", extra="train")
 
 import tempfile
 from functools import cached_property

@@ -23,14 +23,17 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     Raises
     ------
     DataError
-        The file is not Parquet or is damaged.
+        The file is not Parquet, is damaged, or has two columns of one name.
     """
     try:
         with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise DataError(f"The column {repeated[0]!r} occurs twice.", file=str(path))
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 yield from batch.to_pylist(maps_as_pydicts="strict")
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        words = " ".join(str(error).split())[:200]
+        words = " ".join(str(error).split())[:200].rstrip(".")
         raise DataError(f"The Parquet file cannot be read: {words}.", file=str(path)) from error
 
 

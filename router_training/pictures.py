@@ -8,6 +8,7 @@ does.
 
 from __future__ import annotations
 
+import os
 import posixpath
 import tarfile
 from collections.abc import Mapping
@@ -50,7 +51,8 @@ class Pictures:
         ----------
         source : str, bytes, Path, PIL.Image.Image, Image or mapping
             As in ``images.load_image``; a mapping is Hugging Face's ``{"bytes", "path"}``. A name
-            that is no file under the root is looked up in the root's tar files.
+            that is no file under the root is looked up in the root's tar files, which are not
+            opened before.
 
         Raises
         ------
@@ -78,8 +80,10 @@ class Pictures:
         return known
 
     def _member_bytes(self, name: str) -> bytes | None:
-        found = self._members.get(posixpath.normpath(name), ())
-        if not found or (self._root / name).is_file():
+        if os.path.isfile(self._root / name):
+            return None
+        found = self._members.get(posixpath.normpath(name))
+        if not found:
             return None
         if len(found) > 1:
             tars = " and ".join(member.tar.name for member in found[:2])

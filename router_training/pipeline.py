@@ -38,7 +38,13 @@ from router_runtime.types import F64, Bool, Head, Int, Json, Modality, Progress
 from router_training.card import render_card
 from router_training.config import TrainingConfig
 from router_training.costing import fill_costs
-from router_training.embed import FeatureFiles, prepare_encoders, read_features, write_features
+from router_training.embed import (
+    FeatureFiles,
+    local_weights,
+    prepare_encoders,
+    read_features,
+    write_features,
+)
 from router_training.evaluate import EvaluationReport, evaluate
 from router_training.fit_calibration import fit_calibration
 from router_training.fit_costs import fit_costs
@@ -136,13 +142,14 @@ class Walk:
 
         return self._store.stage("embed", self._embed_inputs, make=make, load=read_features)
 
-    @property
+    @cached_property
     def _embed_inputs(self) -> Json:
         return {
             "data": self.data.fingerprint,
             "split": self.config.split.model_dump(),
             "seed": self.config.seed,
             "features": self.config.features.model_dump(mode="json"),
+            "weights": local_weights(self.config.features),
             "version": __version__,
         }
 
@@ -158,8 +165,10 @@ class Walk:
                 X_validation=np.asarray(X[split.validation]),
                 Y_validation=Y[split.validation],
                 model_ids=self.data.model_ids,
+                groups=np.unique(self.data.groups, return_inverse=True)[1][split.train],
             )
-            result = fit_head(parts, self.config.head, seed=self.config.seed)
+            with self._watch("fit") as progress:
+                result = fit_head(parts, self.config.head, seed=self.config.seed, progress=progress)
             for name, content in result.head.to_files("head").items():
                 (folder / name).write_bytes(content)
             description = {"head": result.head.describe(), "log": result.log}
@@ -329,6 +338,7 @@ def read(config: TrainingConfig) -> Evaluations:
         image_root=config.data.image_root,
         drop_contaminated=config.data.drop_contaminated,
         on_bad_row=config.data.on_bad_row,
+        model_ids=config.data.model_ids,
         rule=config.features.text,
     )
     unknown = {c.id for c in config.candidates} - set(evaluations.model_ids)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from rich import box
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -35,7 +34,7 @@ def render_tuning(result: TuneResult, console: Console, *, cost_unit: str = "usd
         table.add_column(header, justify="right")
     best = result.best_single_outcome
     table.add_row(
-        escape(f"best single ({result.best_single})"),
+        Text(f"best single ({result.best_single})"),
         _share(best.quality),
         "",
         _per_1k(best.cost),
@@ -84,9 +83,8 @@ def write_report_json(report: EvaluationReport, path: Path) -> None:
 def _table(title: str) -> Table:
     """Return an empty table that leaves room for long model names on 80 columns."""
     return Table(
-        title=escape(title),
+        title=Text(title, style="bold"),
         title_justify="left",
-        title_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
@@ -104,8 +102,8 @@ def _strategy_table(report: EvaluationReport) -> Table:
         table.add_column("unserved", justify="right")
     for strategy in report.strategies:
         result = strategy.outcome
-        cells = [
-            escape(_title(strategy, report)),
+        cells: list[Text | str] = [
+            Text(_title(strategy, report)),
             _share(result.quality),
             _signed(strategy.gap),
             _per_1k(result.cost),
@@ -159,7 +157,7 @@ def _model_table(report: EvaluationReport) -> Table:
         m = model.metrics
         values = (m.auc, m.accuracy, m.f1, m.positive_rate, m.brier, m.ece)
         table.add_row(
-            escape(model.model_id),
+            Text(model.model_id),
             *map(_number, values),
             _percent(model.share),
             _number(model.quality_when_chosen),

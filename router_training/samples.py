@@ -23,8 +23,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 from router_runtime.errors import DataError, QueryError
@@ -40,6 +42,8 @@ _ROLES: Final = {"system": "system", "human": "user", "gpt": "assistant"}
 _PLACEHOLDER: Final = "<image>"
 _INPUT_NAMES: Final = ("input_tokens", "prompt_tokens")
 _OUTPUT_NAMES: Final = ("output_tokens", "completion_tokens")
+_SHOWN: Final = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 80  # an error quotes a value, not a whole prompt
 
 
 @dataclass(frozen=True)
@@ -97,13 +101,17 @@ class Record:
         The right model's name, or its position when the row gives no name.
     costs, tokens : mapping
         USD and tokens of the recorded calls.
+    named_in, costs_in : str
+        The row's fields that name models, for errors.
     """
 
     sample: Sample
     scores: Mapping[str, float] | None
+    named_in: str
     label: str | int | None = None
     costs: Mapping[str, float] = field(default_factory=dict)
     tokens: Mapping[str, Tokens] = field(default_factory=dict)
+    costs_in: str = "model_costs"
 
 
 def read_record(
@@ -149,18 +157,21 @@ def score_value(value: Any) -> float:
     """
     number = _number(value, "score")
     if not math.isnan(number) and not 0.0 <= number <= 1.0:
-        raise DataError(f"The score {value!r} is outside [0, 1]; scale it.")
+        raise DataError(f"The score {_SHOWN.repr(value)} is outside [0, 1]; scale it.")
     return number
 
 
 def _scored(row: Mapping[str, Any], number: int, pictures: Pictures, rule: TextRule) -> Record:
     name = "model_scores" if "model_scores" in row else "scores"
+    costs = "model_costs" if "model_costs" in row else "costs"
     sample = _prompted(row, number, pictures, rule)
     return Record(
         sample,
         _per_model(row, name, score_value),
-        costs=_per_model(row, "model_costs" if "model_costs" in row else "costs", _cost_value),
+        named_in=name,
+        costs=_per_model(row, costs, _cost_value),
         tokens=_per_model(row, "model_usage", _tokens),
+        costs_in=costs,
     )
 
 
@@ -184,7 +195,8 @@ def _category(row: Mapping[str, Any], number: int, pictures: Pictures, rule: Tex
         raise DataError("The row has no query.", field="query")
     query = query_from_prompt(prompt, _images(row, pictures), load=pictures.load)
     sample = _sample(row, number, query, prompt=prompt, reference=None)
-    return Record(sample, None, label=_class_name(row["category"], "category"))
+    label = _class_name(row["category"], "category")
+    return Record(sample, None, named_in="category", label=label)
 
 
 def _conversation(
@@ -194,13 +206,13 @@ def _conversation(
     if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
         raise DataError("It must be a list of turns.", field="conversations")
     messages = [_chat_turn(turn) for turn in turns]
-    label: str | int | None = None
+    label: str | int
     if row.get("adapter") is not None:
-        label = _class_name(row["adapter"], "adapter")
+        named_in, label = "adapter", _class_name(row["adapter"], "adapter")
     elif row.get("label") is not None:
-        label = _class_position(row["label"])
+        named_in, label = "label", _class_position(row["label"])
     elif messages[-1]["role"] == "assistant":
-        label = _class_name(messages.pop()["content"], "conversations")
+        named_in, label = "conversations", _class_name(messages.pop()["content"], "conversations")
     else:
         raise DataError(
             "There is neither 'adapter' nor 'label', nor a last 'gpt' turn that names the class.",
@@ -209,7 +221,7 @@ def _conversation(
     sample = _from_messages(
         row, number, messages, _images(row, pictures), pictures, rule, prompt=None, reference=None
     )
-    return Record(sample, None, label=label)
+    return Record(sample, None, named_in=named_in, label=label)
 
 
 def _chat_turn(turn: Any) -> dict[str, Any]:
@@ -322,8 +334,16 @@ def _sample(
         dataset=_optional_text(row, "dataset"),
         prompt=prompt,
         messages=messages,
-        contaminated=bool(row.get("contaminated")),
+        contaminated=_contaminated(row.get("contaminated")),
     )
+
+
+def _contaminated(value: Any) -> bool:
+    if value not in (None, False, True):  # 0 and 1 equal these
+        raise DataError(
+            f"It is {_SHOWN.repr(value)}; it must be true or false.", field="contaminated"
+        )
+    return bool(value)
 
 
 def _identity(row: Mapping[str, Any], number: int) -> str:
@@ -332,7 +352,9 @@ def _identity(row: Mapping[str, Any], number: int) -> str:
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-            raise DataError(f"The id {value!r} must be text or a whole number.", field=name)
+            raise DataError(
+                f"The id {_SHOWN.repr(value)} must be text or a whole number.", field=name
+            )
         return str(value)
     return f"row-{number}"
 
@@ -340,8 +362,12 @@ def _identity(row: Mapping[str, Any], number: int) -> str:
 def _group(row: Mapping[str, Any], query: Query) -> str:
     value = row.get("group")
     if value is not None:
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            raise DataError(f"The group {value!r} must be text or a whole number.", field="group")
+        if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+            raise DataError(
+                f"The group {_SHOWN.repr(value)} must be text or a whole number; leave it out (or "
+                "null) to group by prompt and pictures.",
+                field="group",
+            )
         return str(value)
     by_picture = row.get("image_sha") is not None  # such tables ask several things of one picture
     digest = hashlib.sha256(b"" if by_picture else query.text.encode())
@@ -353,7 +379,7 @@ def _group(row: Mapping[str, Any], query: Query) -> str:
 def _images(row: Mapping[str, Any], pictures: Pictures) -> list[Image]:
     for name in ("images", "image", "image_sha"):
         value = row.get(name)
-        if value is not None:
+        if value is not None and value != []:
             break
     else:
         return []
@@ -384,13 +410,15 @@ def _optional_text(row: Mapping[str, Any], *names: str) -> str | None:
 
 def _class_name(value: Any, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"The class is {value!r}; it must be a name.", field=name)
+        raise DataError(f"The class is {_SHOWN.repr(value)}; it must be a name.", field=name)
     return value.strip()
 
 
 def _class_position(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise DataError(f"The label {value!r} must be a whole number from 0.", field="label")
+        raise DataError(
+            f"The label {_SHOWN.repr(value)} must be a whole number from 0.", field="label"
+        )
     return value
 
 
@@ -416,17 +444,19 @@ def _number(value: Any, what: str) -> float:
     if value is None:
         return math.nan
     try:
-        if isinstance(value, str | bool | int | float):
+        if isinstance(value, str | bool | int | float | Decimal):
             return float(value)
     except (ValueError, OverflowError):
         pass
-    raise DataError(f"The {what} {value!r} is not a number.")
+    raise DataError(f"The {what} {_SHOWN.repr(value)} is not a number.")
 
 
 def _cost_value(value: Any) -> float:
     number = _number(value, "cost")
     if not math.isfinite(number) or number < 0:
-        raise DataError(f"The cost {value!r} must be USD of at least 0; leave unknown costs out.")
+        raise DataError(
+            f"The cost {_SHOWN.repr(value)} must be USD of at least 0; leave unknown costs out."
+        )
     return number
 
 
@@ -443,6 +473,6 @@ def _token_count(usage: Mapping[str, Any], names: Sequence[str]) -> float:
             continue
         number = _number(value, name)
         if not math.isfinite(number) or number < 0:
-            raise DataError(f"{name} is {value!r}; it must be at least 0.")
+            raise DataError(f"{name} is {_SHOWN.repr(value)}; it must be at least 0.")
         return number
     return math.nan

@@ -48,7 +48,8 @@ def split_by_group(
 
     Groups come in random order and each goes to the part that lacks the most rows, so every part
     is a random sample of the groups. Only groups too large to fit anywhere by chance (more than
-    half of the smallest part) are placed first, the largest first.
+    half of the smallest part) are placed first, the largest first; the parts then share the other
+    rows in proportion to what they still lack.
 
     Parameters
     ----------
@@ -80,17 +81,20 @@ def split_by_group(
     order = np.random.default_rng(seed).permutation(len(sizes))
     large = sizes[order] > wanted[used].min() / 2
     order = order[np.argsort(np.where(large, -sizes[order], 0), kind="stable")]
-    part_of_group = _placed(sizes[order], wanted)[np.argsort(order)]
+    part_of_group = _placed(sizes[order], wanted, n_large=int(large.sum()))[np.argsort(order)]
     part_of_row = part_of_group[group_of_row]
     return Split(*(np.flatnonzero(part_of_row == part).astype(np.int64) for part in range(4)))
 
 
-def _placed(sizes: Int, wanted: F64) -> Int:
+def _placed(sizes: Int, wanted: F64, *, n_large: int) -> Int:
     """Return the part of each group, given in the order in which they are placed."""
     lacking = np.where(wanted > 0, wanted, -np.inf)
     empty = set(np.flatnonzero(wanted > 0).tolist())
     parts = np.empty(len(sizes), dtype=np.int64)
     for at, size in enumerate(sizes):
+        if 0 < at == n_large and (lacking > 0).any():
+            short = np.maximum(lacking, 0)
+            lacking = np.where(wanted > 0, short * sizes[at:].sum() / short.sum(), -np.inf)
         part = int(np.argmax(lacking))
         if part not in empty and len(sizes) - at == len(empty):
             part = max(empty, key=lambda candidate: lacking[candidate])

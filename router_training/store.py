@@ -67,7 +67,7 @@ class StageStore:
         Raises
         ------
         RouterError
-            If the work folder cannot be written.
+            If the work folder cannot be written, or is full.
         """
         final = self.folder / f"{name}-{digest_of([_FORMAT, name, inputs])[:16]}"
         if not final.is_dir():
@@ -81,7 +81,19 @@ class StageStore:
             try:
                 make(staging)
                 staging.chmod(0o755)
-                os.replace(staging, final)
+                _publish(staging, final)
+            except OSError as error:
+                raise RouterError(
+                    f"Stage '{name}' cannot be kept in '{self.folder}': {error.strerror or error}."
+                ) from error
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
         return load(final)
+
+
+def _publish(staging: Path, final: Path) -> None:
+    try:
+        os.replace(staging, final)
+    except OSError:
+        if not final.is_dir():  # it is there where another run made the same stage meanwhile
+            raise

@@ -187,7 +187,8 @@ def tune(
     Raises
     ------
     ConfigError
-        Both goals are given, one is not positive, or costs are unknown and a budget is given.
+        Both goals are given, one is not finite and positive, or a budget is given and costs are
+        unknown.
     DataError
         Shapes or model ids disagree, or nothing is scored.
     """
@@ -252,12 +253,12 @@ def _goal(target_quality: float | None, max_cost_per_1k: float | None, reference
             f"(given: {target_quality} and {max_cost_per_1k})."
         )
     if max_cost_per_1k is not None:
-        if not max_cost_per_1k > 0:
-            raise ConfigError(f"max_cost_per_1k must be > 0, not {max_cost_per_1k}.")
+        if not 0 < max_cost_per_1k < np.inf:
+            raise ConfigError(f"max_cost_per_1k must be finite and > 0, not {max_cost_per_1k}.")
         return Goal(least_quality=None, most_cost=max_cost_per_1k / 1000)
     share = DEFAULT_TARGET_QUALITY if target_quality is None else target_quality
-    if not share > 0:
-        raise ConfigError(f"target_quality must be > 0, not {share}.")
+    if not 0 < share < np.inf:
+        raise ConfigError(f"target_quality must be finite and > 0, not {share}.")
     return Goal(least_quality=share * reference.quality, most_cost=None)
 
 
@@ -323,10 +324,9 @@ def _descend(
 
 def _message(goal: Goal, tuned: Tuned, cost_unit: str, unpriced: str) -> str:
     unit = "USD" if cost_unit == "usd" else "relative cost"
-    reached = (
-        f"quality {tuned.outcome.quality:.4f} at {1000 * tuned.outcome.cost:.4g} {unit} per 1,000 "
-        f"calls with {tuned.config.kind}"
-    )
+    spent = tuned.outcome.cost
+    price = "an unknown cost" if np.isnan(spent) else f"{1000 * spent:.4g} {unit} per 1,000 calls"
+    reached = f"quality {tuned.outcome.quality:.4f} at {price} with {tuned.config.kind}"
     if goal.least_quality is not None:
         wanted = f"quality {goal.least_quality:.4f}"
     else:

@@ -12,8 +12,9 @@ from typing import Any
 import xgboost
 
 from router_runtime.errors import ArtifactError
-from router_runtime.legacy.booster_json import checked_model
 from router_runtime.legacy.restricted_pickle import Inert, read_pickle
+from router_runtime.prediction.heads.booster_json import REFUSALS, checked_model
+from router_runtime.prediction.heads.ubjson import parse_ubjson
 from router_runtime.prediction.heads.xgboost import XGBoostHead
 
 ROUTER = "sklearn.multioutput.MultiOutputClassifier"
@@ -58,19 +59,11 @@ def _state(value: Any, name: str) -> dict[str, Any]:
 def _booster(path: Path, index: int, buffer: Any) -> xgboost.Booster:
     booster = xgboost.Booster()
     try:
-        model, best_iteration = checked_model(buffer)
+        model, best_iteration = checked_model(parse_ubjson(buffer)["Model"])
         booster.load_model(bytearray(model))
         if best_iteration is not None:  # XGBClassifier predicts with the rounds up to here
             booster = booster[: best_iteration + 1]
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        IndexError,
-        xgboost.core.XGBoostError,
-    ) as error:
+    except (*REFUSALS, xgboost.core.XGBoostError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise ArtifactError(
             f"'{path}', booster {index} is no model that XGBoost 2 or later wrote for one binary "

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import itertools
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import safetensors.numpy
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,7 +22,8 @@ from router_runtime.prediction.heads.mlp import MLPHead
 from router_runtime.prediction.heads.network import RouterNetwork, fold
 from router_runtime.types import Json
 
-MAX_BYTES = 512 * 2**20
+MAX_BYTES = 256 * 2**20
+MAX_PROGRAM_BYTES = 2**20  # of the pickle inside; the weights lie beside it
 
 _Width = Annotated[int, Field(ge=1, le=65_536)]
 
@@ -83,14 +86,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
             "model_state_dict, config.hidden_dims, input_dim and output_dim."
         ) from error
     network = _network(path, definition, state)
-    return Checkpoint(fold(network), definition.model_names, plain_json(config, source=str(path)))
+    return Checkpoint(
+        _folded(path, network), definition.model_names, plain_json(config, source=str(path))
+    )
 
 
 def _load(path: Path) -> Any:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ArtifactError(f"'{path}' is larger than {MAX_BYTES} bytes and is not read.")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(_repacked(path), map_location="cpu", weights_only=True)
     except ArtifactError:
         raise
     except FileNotFoundError:
@@ -106,9 +111,41 @@ def _load(path: Path) -> Any:
         ) from error
 
 
+def _repacked(path: Path) -> io.BytesIO:
+    """Copy the archive, so that torch unpacks exactly the members that were checked here.
+
+    A compressed member could fill the memory, and so could a long pickle, of which one byte may
+    make an object; torch limits neither, and reads what is no archive with an older reader.
+    """
+    if not zipfile.is_zipfile(path):
+        raise ArtifactError(
+            f"'{path}' is damaged, or older than PyTorch 1.6; such files are not read. Load it "
+            "where you trust it, and save it again."
+        )
+    copy = io.BytesIO()
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(copy, "w") as target:
+        members = source.infolist()
+        if sum(member.file_size for member in members) > MAX_BYTES:
+            raise ArtifactError(f"'{path}' unpacks to more than {MAX_BYTES} bytes; it is not read.")
+        for member in members:
+            program = member.filename.endswith(".pkl")
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise ArtifactError(f"'{path}' is compressed, as torch.save never writes it.")
+            if program and member.file_size > MAX_PROGRAM_BYTES:
+                raise ArtifactError(
+                    f"'{path}': its values beside the tensors take {member.file_size} bytes, more "
+                    f"than the {MAX_PROGRAM_BYTES} that are read."
+                )
+            target.writestr(member.filename, source.read(member))
+    copy.seek(0)
+    return copy
+
+
 def _network(path: Path, definition: _Definition, state: Any) -> RouterNetwork:
     if not isinstance(state, Mapping) or not all(map(_is_plain_tensor, state.values())):
         raise ArtifactError(f"'{path}': model_state_dict must hold finite dense tensors only.")
+    if sum(tensor.nbytes for tensor in state.values()) > MAX_BYTES:  # they may share their memory
+        raise ArtifactError(f"'{path}': its tensors take more than {MAX_BYTES} bytes.")
     # On the meta device nothing is allocated, so a false width in the file cannot fill the memory.
     with torch.device("meta"):
         network = RouterNetwork(
@@ -124,12 +161,28 @@ def _network(path: Path, definition: _Definition, state: Any) -> RouterNetwork:
     return network.eval()
 
 
+def _folded(path: Path, network: RouterNetwork) -> MLPHead:
+    """Fold the network; a negative variance, or weights too large for float32, are refused."""
+    with np.errstate(all="ignore"):
+        head = fold(network)
+    tensors = safetensors.numpy.load(head.to_files("head")["head.safetensors"])
+    if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
+        raise ArtifactError(
+            f"'{path}': its BatchNorm statistics and weights do not give finite numbers. It is "
+            "damaged, or its training diverged."
+        )
+    return head
+
+
 def _is_plain_tensor(value: Any) -> bool:
     return (
         isinstance(value, torch.Tensor)
         and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_nested
         and not value.is_quantized
         and not value.is_complex()
+        and value.is_contiguous()  # not one number repeated by strides of 0
         and bool(torch.isfinite(value).all())
     )
 

@@ -151,11 +151,22 @@ def _names(path: Path) -> tuple[str, ...]:
     value = read_pickle(path)
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
         raise ArtifactError(f"'{path}' is no list of model names.")
+    _check_printable(value)
     return tuple(value)
+
+
+def _check_printable(names: Sequence[str]) -> None:
+    for name in names:
+        if not name.isprintable():
+            raise ArtifactError(
+                f"The model name {name!a} holds characters that are no text. Name the models "
+                "yourself (model_ids), or write the file again."
+            )
 
 
 def _model_ids(found: _Source, wanted: Sequence[str] | None) -> tuple[str, ...]:
     names = found.model_names if wanted is None else tuple(wanted)
+    _check_printable(names)
     if len(names) != found.head.n_models or len(set(names)) != len(names) or not all(names):
         raise ConfigError(
             f"The head has {found.head.n_models} outputs, and the models are "

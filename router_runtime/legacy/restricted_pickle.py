@@ -11,7 +11,6 @@ pickles unless they hold arrays or are compressed; those two are refused.
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,9 @@ from router_runtime.types import Json
 
 MAX_BYTES = 256 * 2**20
 MAX_INSTRUCTIONS = 100_000  # an empty list takes one byte of the file and 56 bytes of memory
+
+_KEYS = (str, int, float, bytes, type(None))
+_MAX_INT_BITS = 64
 
 _SCALAR = frozenset({"numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar"})
 _DTYPE = "numpy.dtype"
@@ -159,8 +161,10 @@ class _Machine:
             case "GLOBAL":
                 self._add(self._global(argument.replace(" ", ".")))
             case "STACK_GLOBAL":
-                module, attribute = self._last(2)
-                stack[-2:] = [self._global(f"{module}.{attribute}")]
+                names = self._last(2)
+                if not all(isinstance(name, str) for name in names):
+                    raise TypeError("a class is named by something that is no text")
+                stack[-2:] = [self._global(".".join(names))]
             case "REDUCE" | "NEWOBJ":
                 function, arguments = self._last(2)
                 stack[-2:] = [self._made(name, function, arguments)]
@@ -196,7 +200,8 @@ class _Machine:
         if not isinstance(target, dict):
             raise TypeError("it sets a key of something that is no dict")
         for key, value in zip(values[::2], values[1::2], strict=True):
-            if not isinstance(key, Hashable):
+            # A tuple may hold itself a million times over, and hashing it would visit each.
+            if not isinstance(key, _KEYS):
                 raise TypeError("a key is a container")
             target[key] = value
 
@@ -213,7 +218,7 @@ class _Machine:
         if instruction == "NEWOBJ" and name in self.classes and arguments == ():
             return Inert(str(name))
         if instruction == "REDUCE":
-            if name == _DTYPE and arguments[0] in _NUMBERS:
+            if name == _DTYPE and isinstance(arguments[0], str) and arguments[0] in _NUMBERS:
                 return _Dtype(arguments[0])
             if name in _SCALAR and isinstance(arguments[0], _Dtype):
                 return _number(*arguments)
@@ -257,6 +262,8 @@ def plain_json(value: Any, *, source: str, max_nodes: int = 100_000) -> Json:
             return [copy(item, depth + 1) for item in entry]
         if isinstance(entry, float):
             return entry if np.isfinite(entry) else None
+        if isinstance(entry, int) and entry.bit_length() > _MAX_INT_BITS:
+            raise ArtifactError(f"'{source}' holds a whole number too large to be a setting.")
         if entry is None or isinstance(entry, str | int):
             return entry
         raise ArtifactError(f"'{source}' holds a {type(entry).__name__} where a setting belongs.")

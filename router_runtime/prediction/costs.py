@@ -20,6 +20,7 @@ DEFAULT_OUTPUT_TOKENS = 256.0
 """Output tokens of a model whose usage was never recorded: an answer of a few paragraphs."""
 
 SIZE_NAMES = ("constant", "log1p_chars", "n_images", "log1p_newlines", "log1p_digits")
+_LOGARITHMIC = np.array([name.startswith("log1p_") for name in SIZE_NAMES])
 
 
 def query_sizes(queries: Sequence[Query]) -> F64:
@@ -34,23 +35,65 @@ def query_sizes(queries: Sequence[Query]) -> F64:
     ndarray of shape (n_queries, 5), float64
         The columns of ``SIZE_NAMES``.
     """
-    sizes = [
+    counts = [
         (
-            1.0,
-            np.log1p(query.total_chars),
+            1,
+            query.total_chars,
             len(query.images),
-            np.log1p(query.text.count("\n")),
-            np.log1p(sum(query.text.count(digit) for digit in "0123456789")),
+            query.text.count("\n"),
+            sum(query.text.count(digit) for digit in "0123456789"),
         )
         for query in queries
     ]
-    return np.array(sizes, dtype=np.float64).reshape(len(queries), len(SIZE_NAMES))
+    amounts = np.array(counts, dtype=np.float64).reshape(len(queries), len(SIZE_NAMES))
+    return np.where(_LOGARITHMIC, np.log1p(amounts), amounts)
 
 
-def size_chars(Z: F64) -> F64:
-    """Return the characters that ``Z`` encodes, (n_queries,), at least 1."""
-    chars: F64 = np.maximum(np.expm1(Z[:, SIZE_NAMES.index("log1p_chars")]), 1.0)
-    return chars
+def size_amounts(Z: F64) -> F64:
+    """Return the counts behind ``Z``, same shape: 1, characters, pictures, newlines, digits."""
+    return np.where(_LOGARITHMIC, np.expm1(Z), Z)
+
+
+@dataclass(frozen=True, eq=False)
+class Additive:
+    """``amounts @ coefficients``: a quantity that every character and every picture adds to.
+
+    Parameters
+    ----------
+    coefficients : ndarray of shape (n_models, n_sizes), >= 0
+        Per unit of ``size_amounts``; NaN for a model of which nothing was recorded.
+    """
+
+    coefficients: F64
+
+    def predict(self, amounts: F64) -> F64:
+        """Return the expectation, (n_queries, n_models); NaN where nothing was learned."""
+        return amounts @ self.coefficients.T
+
+    def take(self, columns: Sequence[int | None]) -> Additive:
+        """Return the models at ``columns``; None stands for a model that was never recorded."""
+        return Additive(_take(self.coefficients, columns))
+
+    def to_json(self) -> Json:
+        """Return plain lists, NaN as None; floats survive exactly."""
+        return {"coefficients": _without_nan(self.coefficients.tolist())}
+
+    @classmethod
+    def from_json(cls, content: Json) -> Additive:
+        """Undo ``to_json``.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            The coefficients are missing, or no finite numbers >= 0 (or all unknown) per model.
+        """
+        read = np.array(content["coefficients"], dtype=np.float64)
+        if read.ndim != 2 or read.shape[1] != len(SIZE_NAMES):
+            raise ValueError(f"'coefficients' has shape {read.shape}")
+        known = ~np.isnan(read).all(axis=1)
+        if not ((read[known] >= 0) & (read[known] < np.inf)).all():
+            raise ValueError("'coefficients' are not all finite and >= 0")
+        return cls(read)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +128,7 @@ class LogLinear:
 
     def take(self, columns: Sequence[int | None]) -> LogLinear:
         """Return the models at ``columns``; None stands for a model that was never recorded."""
-        picked = {}
-        for f in fields(self):
-            values = getattr(self, f.name)
-            unknown = np.full_like(values[:1], np.nan)
-            padded = np.concatenate([values, unknown])
-            picked[f.name] = padded[[-1 if column is None else column for column in columns]]
-        return LogLinear(**picked)
+        return LogLinear(**{f.name: _take(getattr(self, f.name), columns) for f in fields(self)})
 
     def to_json(self) -> Json:
         """Return plain lists, NaN as None; floats survive exactly."""
@@ -101,8 +138,32 @@ class LogLinear:
 
     @classmethod
     def from_json(cls, content: Json) -> LogLinear:
-        """Undo ``to_json``."""
-        return cls(**{f.name: np.array(content[f.name], dtype=np.float64) for f in fields(cls)})
+        """Undo ``to_json``.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            A field is missing, has another shape, or what was learned is not finite, or bounded
+            by less than 0.
+        """
+        read = cls(**{f.name: np.array(content[f.name], dtype=np.float64) for f in fields(cls)})
+        m = len(content["scale"])
+        for f in fields(cls):
+            values = getattr(read, f.name)
+            if values.shape != ((m, len(SIZE_NAMES)) if f.name == "coefficients" else (m,)):
+                raise ValueError(f"'{f.name}' has shape {values.shape} for {m} models")
+            if not np.isfinite(values[read.learned]).all():
+                raise ValueError(f"'{f.name}' is not finite where there is a scale")
+        rows = read.learned
+        if (read.low[rows] < 0).any() or (read.low[rows] > read.high[rows]).any():
+            raise ValueError("'low' and 'high' are no bounds of a quantity >= 0")
+        return read
+
+
+def _take(values: F64, columns: Sequence[int | None]) -> F64:
+    padded = np.concatenate([values, np.full_like(values[:1], np.nan)])
+    picked: F64 = padded[[-1 if column is None else column for column in columns]]
+    return picked
 
 
 def _without_nan(value: Json) -> Json:
@@ -119,16 +180,22 @@ class CostModel:
     ----------
     model_ids : tuple of str
     output_tokens : LogLinear
-    input_tokens_per_char : LogLinear
+    input_tokens : Additive
         Tokens that pictures count as are included, because providers report them so.
     usd : LogLinear
         US dollars of one call as recorded, for use where no price is configured.
+    usd_beyond : Additive
+        What they grow by per piece beyond ``largest``.
+    largest : ndarray of shape (n_sizes,)
+        The greatest size of each kind among the queries that were learned from.
     """
 
     model_ids: tuple[str, ...]
     output_tokens: LogLinear
-    input_tokens_per_char: LogLinear
+    input_tokens: Additive
     usd: LogLinear
+    usd_beyond: Additive
+    largest: F64
 
     def expected_output_tokens(self, Z: F64) -> F64:
         """Return tokens (n_queries, n_models), NaN where no usage was recorded."""
@@ -136,11 +203,19 @@ class CostModel:
 
     def expected_input_tokens(self, Z: F64) -> F64:
         """Return tokens (n_queries, n_models), NaN where no usage was recorded."""
-        return self.input_tokens_per_char.predict(Z) * size_chars(Z)[:, None]
+        return self.input_tokens.predict(size_amounts(Z))
 
     def expected_usd(self, Z: F64) -> F64:
-        """Return US dollars per call (n_queries, n_models), NaN where no cost was recorded."""
-        return self.usd.predict(Z)
+        """Return US dollars per call (n_queries, n_models), NaN where no cost was recorded.
+
+        What a query has beyond the largest that was learned from adds to it piece by piece, as
+        input is billed; a power law would lead far astray there.
+        """
+        if (Z <= self.largest).all():
+            return self.usd.predict(Z)
+        within = np.minimum(Z, self.largest)
+        beyond = size_amounts(Z) - size_amounts(within)
+        return self.usd.predict(within) + self.usd_beyond.predict(beyond)
 
     def for_models(self, model_ids: Sequence[str]) -> CostModel:
         """Return the columns of ``model_ids``, unknown (NaN) for a model that is not recorded."""
@@ -149,8 +224,10 @@ class CostModel:
         return CostModel(
             tuple(model_ids),
             self.output_tokens.take(columns),
-            self.input_tokens_per_char.take(columns),
+            self.input_tokens.take(columns),
             self.usd.take(columns),
+            self.usd_beyond.take(columns),
+            self.largest,
         )
 
     def to_json(self) -> Json:
@@ -159,8 +236,10 @@ class CostModel:
             "model_ids": list(self.model_ids),
             "sizes": list(SIZE_NAMES),
             "output_tokens": self.output_tokens.to_json(),
-            "input_tokens_per_char": self.input_tokens_per_char.to_json(),
+            "input_tokens": self.input_tokens.to_json(),
             "usd": self.usd.to_json(),
+            "usd_beyond": self.usd_beyond.to_json(),
+            "largest": self.largest.tolist(),
         }
 
     @classmethod
@@ -178,12 +257,18 @@ class CostModel:
                     f"The cost model was learned from {content['sizes']}, this version describes "
                     f"queries by {list(SIZE_NAMES)}. Retrain the artifact."
                 )
-            return cls(
-                tuple(content["model_ids"]),
-                LogLinear.from_json(content["output_tokens"]),
-                LogLinear.from_json(content["input_tokens_per_char"]),
-                LogLinear.from_json(content["usd"]),
-            )
+            model_ids = tuple(content["model_ids"])
+            output_tokens = LogLinear.from_json(content["output_tokens"])
+            input_tokens = Additive.from_json(content["input_tokens"])
+            usd = LogLinear.from_json(content["usd"])
+            usd_beyond = Additive.from_json(content["usd_beyond"])
+            for part in (output_tokens, input_tokens, usd, usd_beyond):
+                if len(part.coefficients) != len(model_ids):
+                    raise ValueError(f"not all of it is for {len(model_ids)} models")
+            largest = np.array(content["largest"], dtype=np.float64)
+            if largest.shape != (len(SIZE_NAMES),) or not np.isfinite(largest).all():
+                raise ValueError(f"'largest' is not {len(SIZE_NAMES)} finite numbers")
+            return cls(model_ids, output_tokens, input_tokens, usd, usd_beyond, largest)
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"The cost model's description is malformed: {error!r}.") from error
 
@@ -248,7 +333,8 @@ class CostEstimator:
 
     def _expected_tokens(self, queries: Sequence[Query], Z: F64) -> tuple[F64, F64, F64]:
         shape = (len(queries), len(self.model_ids))
-        tokens_in = np.broadcast_to(estimate_tokens(size_chars(Z))[:, None], shape)
+        n_chars = np.array([query.total_chars for query in queries], dtype=np.float64)
+        tokens_in = np.broadcast_to(estimate_tokens(n_chars)[:, None], shape)
         tokens_out = np.full(shape, DEFAULT_OUTPUT_TOKENS)
         if self._learned is not None:
             learned_in = self._learned.expected_input_tokens(Z)

@@ -9,9 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from router_runtime import artifacts
+from router_runtime import artifact_folder
 from router_runtime.artifacts import MANIFEST, load_artifact, read_manifest, save_artifact
-from router_runtime.errors import ArtifactError, ArtifactIntegrityError, ArtifactVersionError
+from router_runtime.errors import (
+    ArtifactError,
+    ArtifactIntegrityError,
+    ArtifactVersionError,
+    EncoderError,
+)
+from router_runtime.prediction.encoders.specs import EncoderRuntime, RemoteSpec
+from router_runtime.prediction.features import FeatureSpec
 
 
 @pytest.fixture
@@ -56,10 +63,12 @@ def test_saving_twice_gives_the_same_bytes(folder, tmp_path):
 def test_the_manifest_is_written_last(folder, tmp_path, monkeypatch):
     order = []
     real = os.replace
+    target = tmp_path / "new"
     monkeypatch.setattr(
-        artifacts.os, "replace", lambda a, b: (order.append(Path(b).name), real(a, b))
+        artifact_folder.os, "replace", lambda a, b: (order.append(Path(b)), real(a, b))
     )
-    saved(load_artifact(folder), tmp_path / "new")
+    saved(load_artifact(folder), target)
+    order = [path.name for path in order if path.parent == target]
     assert order[-1] == MANIFEST
     assert len(order) == len(set(order)) > 2
 
@@ -75,13 +84,97 @@ def test_a_save_that_dies_leaves_no_manifest(folder, tmp_path, monkeypatch):
             raise OSError("no space left on device")
         real(source, destination)
 
-    monkeypatch.setattr(artifacts.os, "replace", dies_at_the_card)
+    monkeypatch.setattr(artifact_folder.os, "replace", dies_at_the_card)
     with pytest.raises(ArtifactError, match="no space left"):
         saved(artifact, target)
     assert not (target / MANIFEST).exists()
-    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
     with pytest.raises(ArtifactError, match="not a complete artifact"):
         load_artifact(target)
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_saving_again_mends_a_folder_whose_save_was_killed(folder, tmp_path, monkeypatch, step):
+    target = tmp_path / "new"
+    artifact = load_artifact(folder)
+    saved(artifact, target, exports={"of-the-old.bin": b"1"})
+    steps = iter(range(99))
+
+    def killed_at(real):
+        def call(*arguments, **options):
+            if next(steps) == step:
+                raise KeyboardInterrupt
+            return real(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact_folder, "_write_synced", killed_at(artifact_folder._write_synced))
+        patch.setattr(artifact_folder.os, "replace", killed_at(os.replace))
+        patch.setattr(
+            artifact_folder.shutil, "rmtree", lambda *a, **o: None
+        )  # no tidying up either
+        try:
+            saved(artifact, target)
+        except KeyboardInterrupt:
+            assert step < 11
+    if (target / MANIFEST).exists():
+        load_artifact(target)
+    saved(artifact, target)
+    assert {entry.name for entry in target.iterdir()} == {*read_manifest(target).files, MANIFEST}
+    load_artifact(target)
+
+
+def test_a_save_needs_no_room_beside_the_folder(folder, tmp_path):
+    """The folder may be a mounted volume, whose parent is another disk or read-only."""
+    target = tmp_path / "volume"
+    target.mkdir()
+    before = sorted(tmp_path.iterdir())
+    saved(load_artifact(folder), target)
+    assert sorted(tmp_path.iterdir()) == before
+    assert [entry.name for entry in target.iterdir() if entry.is_dir()] == []
+
+
+def test_a_folder_that_cannot_be_written_is_an_artifact_error(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    artifact = load_artifact(folder)
+    with pytest.raises(ArtifactError, match="name a folder"):
+        saved(artifact, tmp_path / "file")
+    with pytest.raises(ArtifactError, match="Cannot write"):
+        saved(artifact, tmp_path / "file" / "new")
+
+
+def test_a_load_during_a_save_is_asked_to_come_again(folder, monkeypatch):
+    artifact = load_artifact(folder)
+    real = artifact_folder._checked_files
+
+    def replaced(path, manifest):
+        saved(artifact, folder, exports={"new.bin": b"1"})
+        return real(path, manifest)
+
+    monkeypatch.setattr(artifact_folder, "_checked_files", replaced)
+    with pytest.raises(ArtifactError, match="Load it again") as caught:
+        load_artifact(folder)
+    assert not isinstance(caught.value, ArtifactIntegrityError)
+
+
+def test_a_file_that_goes_while_it_is_read_is_an_artifact_error(folder, monkeypatch):
+    def gone(path, limit):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(artifact_folder, "_read_bounded", gone)
+    with pytest.raises(ArtifactError, match="Permission denied"):
+        load_artifact(folder)
+
+
+def test_a_file_larger_than_anything_we_write_is_not_read(folder):
+    with (folder / "README.md").open("r+b") as stream:
+        stream.truncate(artifact_folder.MAX_FILE_BYTES + 1)  # sparse
+    with pytest.raises(ArtifactIntegrityError, match=r"README\.md' has \d+ bytes"):
+        load_artifact(folder)
+    with (folder / MANIFEST).open("r+b") as stream:
+        stream.truncate(artifact_folder.MAX_MANIFEST_BYTES + 1)
+    with pytest.raises(ArtifactIntegrityError, match=r"manifest\.json' has \d+ bytes"):
+        load_artifact(folder)
 
 
 def test_saving_over_an_older_artifact_removes_its_files(folder):
@@ -109,6 +202,15 @@ def test_exports_are_listed_but_may_not_replace_weights(folder, tmp_path):
     load_artifact(tmp_path / "new" / "nn_router.pth")
     with pytest.raises(ArtifactError, match="overwrite"):
         saved(artifact, tmp_path / "other", exports={"head.safetensors": b"x"})
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["HEAD.safetensors", "readme.md", "Manifest.json", "manifest.json"]
+)
+def test_an_export_whose_name_differs_by_case_alone_is_refused(folder, tmp_path, name):
+    with pytest.raises(ArtifactError, match="overwrite"):
+        saved(load_artifact(folder), tmp_path / "new", exports={name: b"x"})
 
 
 @pytest.mark.parametrize("name", ["head.safetensors", "encoder-0.safetensors", "README.md"])
@@ -142,6 +244,25 @@ def test_another_format_version_is_refused_by_name(folder):
         lambda c: c["head"].update(kind="pickle"),
         lambda c: c.update(calibration={"maps": "none"}),
         lambda c: c["encoders"][0].update(state="nowhere.safetensors"),
+        lambda c: c.update(format_version=[1]),
+        lambda c: c.update(format_version=True),
+        lambda c: c["metrics"].update(x=float("nan")),
+        lambda c: c["metrics"].update(x="\ud800"),
+        lambda c: c["features"]["extra_columns"].append("\ud800"),
+        lambda c: c.update(encoders=[]),
+        lambda c: c["encoders"].append(c["encoders"][0]),
+        lambda c: c["model_ids"].pop(),
+        lambda c: c["model_ids"].reverse(),
+        lambda c: c.update(n_features=7),
+        lambda c: c["calibration"]["maps"].pop(),
+        lambda c: c["scored_modalities"].update(unknown=["text"]),
+        lambda c: c["costs"]["model_ids"].pop(),
+        lambda c: c["costs"]["usd"].update(low=0.5),
+        lambda c: c["costs"]["usd"].update(scale=[[]]),
+        lambda c: c["costs"]["usd"]["low"].__setitem__(0, -1.0),
+        lambda c: c["costs"]["usd"]["coefficients"][0].pop(),
+        lambda c: c.update(recommended_policy={"kind": "utility", "lambda_per_usd": -1}),
+        lambda c: c.update(recommended_policy={"kind": "fixed", "model": "unknown"}),
     ],
 )
 def test_a_damaged_manifest_is_an_artifact_error(folder, change):
@@ -151,7 +272,10 @@ def test_a_damaged_manifest_is_an_artifact_error(folder, change):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"format_version": "1"}'])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff\xfe", b'{"format_version": "1"}', b"[" * 100_000, b'{"a":' * 100_000],
+)
 def test_a_manifest_that_is_no_json_object_is_an_artifact_error(folder, content):
     (folder / MANIFEST).write_bytes(content)
     with pytest.raises(ArtifactError):
@@ -164,6 +288,43 @@ def test_a_folder_that_is_no_artifact_says_what_to_do(tmp_path):
     (tmp_path / "nn_router.pth").write_bytes(b"")
     with pytest.raises(ArtifactError, match="import-artifact"):
         load_artifact(tmp_path / "nn_router.pth")
+
+
+@pytest.mark.parametrize("name", ["router.pth", "v1.json"])
+def test_a_folder_may_be_named_like_a_file(folder, tmp_path, name):
+    saved(load_artifact(folder), tmp_path / name)
+    load_artifact(tmp_path / name)
+
+
+def test_a_path_that_no_system_takes_is_an_artifact_error():
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        load_artifact("x" * 5000)
+
+
+def test_parts_that_do_not_fit_each_other_are_not_saved(folder, tmp_path):
+    artifact = load_artifact(folder)
+    with pytest.raises(ArtifactError, match="outputs of the head"):
+        saved(replace(artifact, model_ids=("one",), scored_modalities={}), tmp_path / "new")
+    with pytest.raises(ArtifactError, match="surrogates"):
+        saved(replace(artifact, training={"x": "\ud800"}), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_artifact_does_not_choose_which_secret_its_server_is_sent(folder, tmp_path, monkeypatch):
+    pytest.importorskip("httpx")
+    spec = RemoteSpec(url="http://127.0.0.1:9", api_key_env="CLOUD_SECRET")
+    remote = replace(
+        load_artifact(folder),
+        features=FeatureSpec(encoders=(spec,)),
+        encoder_states=(None,),
+        encoder_fingerprints=(None,),
+    )
+    monkeypatch.delenv("CLOUD_SECRET", raising=False)
+    remote.build_encoders()  # would fail if the variable were looked for
+    saved(remote, tmp_path / "new")
+    assert "CLOUD_SECRET" not in (tmp_path / "new" / MANIFEST).read_text()
+    with pytest.raises(EncoderError, match="MY_KEY"):
+        remote.build_encoders(EncoderRuntime(api_key_env="MY_KEY"))
 
 
 def test_an_encoder_with_another_fingerprint_is_refused(trained):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -12,12 +13,12 @@ import pytest
 
 
 def call(
-    *arguments: object, cwd: Path | None = None, stdin: str = ""
+    *arguments: object, cwd: Path | None = None, stdin: str | bytes = ""
 ) -> subprocess.CompletedProcess:
     return subprocess.run(  # noqa: S603 - our own interpreter on our own code
         [sys.executable, "-m", "router_runtime.cli", *map(str, arguments)],
         capture_output=True,
-        text=True,
+        text=isinstance(stdin, str),
         cwd=cwd,
         input=stdin,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
@@ -140,6 +141,12 @@ def test_an_nn_objective_fn_block_is_converted(artifact, tmp_path):
         (["check-config", "no.yml"], "no.yml"),
         (["import-artifact", "nowhere", "--output", "out"], "nowhere"),
         (["evaluate", "ARTIFACT"], "--data"),
+        (["rout"], "No such command 'rout'."),
+        (["route", "--artefact", "x"], "No such option: --artefact"),
+        (["inspect"], "Missing argument"),
+        (["route", "--artifact", "ARTIFACT", "--device", "potato", "Hi"], "encoder.device"),
+        (["route", "--artifact", "ARTIFACT", "--image", __file__, "Hi"], f"--image {__file__}"),
+        (["route", "--artifact", "ARTIFACT", "caf\udce9"], "The prompt is not UTF-8 (byte 3)"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(artifact, tmp_path, arguments, expected):
@@ -148,6 +155,58 @@ def test_wrong_input_is_one_line_and_status_2(artifact, tmp_path, arguments, exp
     assert expected in message
     assert message.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prompt_on_stdin_that_is_not_utf8_is_refused(artifact):
+    done = call("route", "--artifact", artifact, "-", stdin=b"caf\xe9")
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert b"not UTF-8" in done.stderr
+
+
+def test_messages_nested_without_end_are_refused(artifact, tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    message = refused("route", "--artifact", artifact, "--messages", tmp_path / "deep.json")
+    assert message.count("\n") == 1
+
+
+def test_the_limits_on_pictures_hold_for_messages_too(artifact, workload, tmp_path):
+    picture = base64.b64encode((workload / "example.png").read_bytes()).decode()
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}}
+    (tmp_path / "m.json").write_text(json.dumps([{"role": "user", "content": [part]}]))
+    config = tmp_path / "router.yml"
+    config.write_text(f"artifact: {artifact}\nimages: {{max_bytes: 100}}\n")
+    assert "100" in refused("route", "--config", config, "--messages", tmp_path / "m.json")
+
+
+def test_a_converted_config_finds_its_artifact_from_where_it_lies(artifact, tmp_path):
+    (tmp_path / "nat.yml").write_text(
+        "functions: {f: {_type: nn_objective_fn, model_costs: {sim-large-vl: 1.0}}}\n"
+    )
+    (tmp_path / "made").symlink_to(artifact)
+    (tmp_path / "configs").mkdir()
+    arguments = ("nat.yml", "--output", "configs/router.yml", "--artifact", "made")
+    succeeded("import-config", *arguments, cwd=tmp_path)
+    assert "artifact: ../made" in (tmp_path / "configs" / "router.yml").read_text()
+
+
+def test_names_are_printed_as_they_are(capsys):
+    from router_runtime.console import err, out
+
+    for console in (out, err):
+        console.print("model [/x] [bold]y")
+    assert capsys.readouterr() == ("model [/x] [bold]y\n", "model [/x] [bold]y\n")
+
+
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(capsys):
+    from router_runtime.console import run_app
+
+    def importing(**options):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        run_app(importing)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.startswith("interrupted")
 
 
 def test_a_picture_of_2500_megapixels_is_refused_from_its_header(artifact, tmp_path):

@@ -86,11 +86,28 @@ def test_thresholds_and_costs_are_accepted(tmp_path):
         ("- a\n", "expected a mapping"),
         ("", "expected a mapping"),
         ("a: [", "not valid YAML"),
+        ("a: &a [1]\nb: *a\n", "line 2: aliases (*a) are not read"),
+        ("a: &a [*a]\n", "aliases (*a) are not read"),
+        ("- " * 5000 + "a\n", "levels deep"),
+        ("[" * 50_000, "levels deep"),
+        ('artifact: "a\\0b"\n', "holds a NUL"),
+        ("artifact: ${HOME\n", "unfinished variable"),
+        ("artifact: x\nencoder: {timeout_s: .inf}\n", "encoder.timeout_s"),
+        ("artifact: x\nencoder: {device: potato}\n", "encoder.device: "),
+        ("artifact: x\nencoder: {batch_size: 0}\n", "greater than or equal to 1, not 0"),
+        ("artifact: x\ncandidates: a\n", "candidates: give a list, not 'a'"),
+        ("artifact: x\nimages: 3\n", "images: give a mapping of keys to values, not 3"),
         ("artifact: ${MODEL_ROUTER_TEST_UNSET}\n", "'MODEL_ROUTER_TEST_UNSET' is not set"),
     ],
 )
 def test_a_wrong_config_is_refused_in_one_line_that_names_the_place(tmp_path, text, expected):
     assert expected in refusal(tmp_path, text)
+
+
+def test_the_known_keys_are_listed_once(tmp_path):
+    message = refusal(tmp_path, "artifact: x\nfirst: 1\nsecond: 2\n")
+    assert message.count("(known:") == 1
+    assert message.count("unknown key") == 2
 
 
 def test_a_missing_file_is_named():
@@ -102,6 +119,14 @@ def test_variables_are_filled_from_the_environment_or_their_default(tmp_path, mo
     monkeypatch.setenv("MODEL_ROUTER_TEST_HOST", "127.0.0.1")
     path = written(tmp_path, "url: http://${MODEL_ROUTER_TEST_HOST}:${MODEL_ROUTER_PORT:-80}/\n")
     assert read_yaml(path) == {"url": "http://127.0.0.1:80/"}
+
+
+def test_a_value_from_the_environment_is_in_no_message(tmp_path, monkeypatch):
+    monkeypatch.setenv("MODEL_ROUTER_TEST_SECRET", "canary")
+    for line in ("timeout_s: ${MODEL_ROUTER_TEST_SECRET}", "device: x${MODEL_ROUTER_TEST_SECRET}"):
+        message = refusal(tmp_path, f"artifact: x\nencoder:\n  {line}\n")
+        assert "canary" not in message
+        assert "from the environment" in message
 
 
 def test_every_shipped_runtime_config_is_valid():

@@ -210,6 +210,28 @@ def test_a_picture_alone_is_enough():
     assert (query.text, len(query.images)) == ("", 1)
 
 
+def test_a_system_prompt_alone_is_the_question_and_whole():
+    assert text_of({"role": "system", "content": "S" * 500}, system_chars=0) == "S" * 500
+
+
+def test_a_refusal_of_an_assistant_turn_is_its_text():
+    refused = {"role": "assistant", "content": None, "refusal": "I cannot."}
+    assert text_of(user("Do it"), refused, user("Why?")) == "Do it\n\nI cannot.\n\nWhy?"
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "12345"}}]},
+        {"tool_calls": [{"type": "custom", "custom": {"name": "f", "input": "12345"}}]},
+        {"function_call": {"name": "f", "arguments": "12345"}},
+    ],
+)
+def test_calls_of_every_kind_count_as_characters(calls):
+    query = query_from_messages([user("Hi"), {"role": "assistant", "content": None} | calls])
+    assert (query.text, query.prompt_chars) == ("Hi", 8)
+
+
 def test_a_conversation_without_user_turn_is_routed_on_its_context():
     assert text_of({"role": "system", "content": "s"}, {"role": "assistant", "content": "a"}) == (
         "s\n\na"

@@ -104,6 +104,16 @@ def test_a_batch_equals_one_by_one(router, trained):
     assert router.route_batch(texts, pictures) == [d.model_id for d in together]
 
 
+def test_what_is_no_text_and_no_query_is_refused(router):
+    for wrong in (None, 3, b"text"):
+        with pytest.raises(QueryError, match="give text"):
+            router.decide(wrong)
+    with pytest.raises(QueryError, match=r"Query\.images"):
+        router.decide(Query("What colour?"), [png()])
+    with pytest.raises(QueryError, match="list of prompts"):
+        router.route_batch("one prompt")
+
+
 def test_features_computed_before_give_the_same_decisions(router, trained):
     queries = trained[1].evaluations.queries[:40]
     X = router.predictor.features.encode(queries)
@@ -153,6 +163,13 @@ def test_the_artifacts_recommendation_is_the_default(router, trained):
     assert router.default_policy == "recommended"
     assert router.decide("hello").policy == "recommended"
     assert trained[1].artifact.recommended_policy["kind"] in ("utility", "cheapest_qualified")
+
+
+def test_a_recommendation_in_another_unit_is_left_out_and_said(folder, caplog):
+    costs = dict.fromkeys(ModelRouter(folder).model_ids, 1.0)
+    router = ModelRouter(folder, model_costs=costs)
+    assert (router.default_policy, router.cost_unit) == ("economy", "relative")
+    assert "tuned with costs in unit 'usd'" in caplog.text
 
 
 def test_a_policy_is_chosen_by_name(router):
@@ -211,6 +228,13 @@ def test_no_eligible_candidate_is_an_error_with_every_reason(folder):
         ({"model_thresholds": {LARGE: 1.5}}, "less than or equal to 1"),
         ({"model_costs": {LARGE: -1.0}}, "greater than or equal to 0"),
         ({"threshold_config": "balancd"}, "Unknown threshold_config 'balancd'"),
+        (
+            {"threshold_config": "none", "model_thresholds": {LARGE: 0.5}},
+            "'none' has no thresholds",
+        ),
+        ({"model_thresholds": [0.5]}, "thresholds: give a mapping"),
+        ({"model_costs": [0.5]}, "model_costs: give a mapping"),
+        ({"device": "potato"}, "encoder.device"),
     ],
 )
 def test_a_wrong_argument_is_refused_by_name(folder, options, expected):
@@ -233,6 +257,13 @@ def test_a_wrong_argument_is_refused_by_name(folder, options, expected):
             "Several policies",
         ),
         ({"policies": {"a": {"kind": "fixed", "model": "gpt-9"}}}, "gpt-9"),
+        (
+            {
+                "candidates": [{"id": SMALL}],
+                "policies": {"a": {"kind": "fixed", "model": LARGE}},
+            },
+            f"fixes '{LARGE}', which is not among the candidates",
+        ),
         (
             {
                 "candidates": [{"id": SMALL, "cost": 1}, {"id": LARGE}],

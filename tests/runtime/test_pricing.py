@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -128,3 +128,14 @@ def test_nothing_configured_is_unknown():
 def test_contradictory_tables_are_refused(prices, factors, message):
     with pytest.raises(ConfigError, match=message):
         PriceTable(("a", "b"), prices, factors)
+
+
+def test_a_cost_is_exact_whatever_precision_the_thread_rounds_to():
+    with localcontext() as context:
+        context.prec = 6
+        cost = Price("0.15", "0.60").cost(Usage(1_234_567, 7_654_321))
+    assert cost == Decimal("4.77777765")
+    odd = Price("0.123456789", "0.987654321")
+    usage = Usage(10**14 + 1, 10**14 + 3)
+    exact = (10**14 + 1) * 123456789 + (10**14 + 3) * 987654321
+    assert odd.cost(usage) * 10**15 == exact

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from router_runtime.prediction.encoders.cache import CachedEncoder
 from router_runtime.prediction.encoders.specs import EmbeddedSpec, EncoderRuntime
 from router_runtime.prediction.features import EmbeddingGenerator, FeatureSpec
 from router_runtime.types import Query
-from router_training.embed import prepare_encoders, read_features, write_features
+from router_training.embed import local_weights, prepare_encoders, read_features, write_features
 from router_training.simulated import simulate_workload
 
 SPEC = FeatureSpec(encoders=(EmbeddedSpec(text_components=8, thumbnail_components=4),))
@@ -34,6 +35,27 @@ def test_what_is_written_is_what_the_generator_gives(tmp_path, generator, querie
     np.testing.assert_array_equal(files.X, generator.encode(queries))
     assert files.fingerprints == (generator.encoders[0].fingerprint,)
     assert set(files.states[0]) == set(generator.encoders[0].state)
+
+
+def test_features_that_do_not_fit_on_the_disk_are_an_error(tmp_path, generator, queries):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="large"):
+            write_features(tmp_path, generator, queries)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_changed_file_of_weights_shows_in_their_digest(tmp_path):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"one")
+    spec = FeatureSpec(encoders=({"kind": "clip", "pretrained": str(path)},))
+    before = local_weights(spec)
+    assert list(before) == [str(path)]
+    path.write_bytes(b"two")
+    assert local_weights(spec) != before
+    assert local_weights(SPEC) == {}
 
 
 def test_the_metadata_has_llm_router_v2s_dimensions(tmp_path, generator, queries):

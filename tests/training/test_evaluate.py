@@ -174,3 +174,15 @@ def test_the_report_is_json_without_nan():
 def test_nothing_scored_is_an_error():
     with pytest.raises(DataError, match="nothing to evaluate"):
         report_on(scores=np.full((4, 2), NAN))
+
+
+def test_the_cheapest_of_equal_prices_is_not_chosen_by_the_scores():
+    scores = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    report = report_on(scores, np.full((4, 2), 0.5), np.ones((4, 2)))
+    assert report.strategy("cheapest").outcome.quality == 0.5
+    assert report.strategy("oracle").outcome.quality == 1.0
+
+
+def test_groups_of_other_queries_are_refused():
+    with pytest.raises(DataError, match="3 groups for 4 queries"):
+        report_on(groups=["a", "b", "c"])

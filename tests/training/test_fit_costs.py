@@ -9,12 +9,13 @@ import pytest
 
 from router_runtime.errors import DataError
 from router_runtime.prediction.costs import CostModel, query_sizes
-from router_runtime.types import Query
+from router_runtime.types import Image, Query
 from router_training.fit_costs import MARGIN, MIN_ROWS, fit_costs
 from router_training.labels import LabelMatrix
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 NAN = float("nan")
+PICTURE = Image(b"", "image/png")
 
 
 def labels(*, cost_usd=None, input_tokens=None, output_tokens=None):
@@ -69,19 +70,59 @@ def test_input_tokens_extrapolate_by_the_character():
     assert expected == pytest.approx(25_000, rel=0.01)
 
 
-def test_dollars_and_output_tokens_stay_near_what_was_seen():
+def test_output_tokens_stay_near_what_was_seen():
     chars = np.arange(100, 1100, 10)
-    model = fit_costs(sizes(chars), labels(cost_usd=chars.astype(float), output_tokens=chars))
-    far = sizes([10**7])
-    assert model.expected_usd(far)[0, 0] == 1090 * MARGIN
-    assert model.expected_output_tokens(far)[0, 0] == 1090 * MARGIN
+    model = fit_costs(sizes(chars), labels(output_tokens=chars))
+    assert model.expected_output_tokens(sizes([10**7]))[0, 0] == 1090 * MARGIN
+
+
+def test_dollars_of_a_megabyte_grow_with_its_characters():
+    rng = np.random.default_rng(0)
+    chars = np.round(rng.lognormal(6, 1, 600))
+    usd = 2e-6 * (120 + chars / 4) + 1e-5 * rng.lognormal(5, 0.6, 600)
+    model = fit_costs(sizes(chars), labels(cost_usd=usd))
+    # 0.5 USD of input; without growth it would be one cent
+    assert 0.25 < model.expected_usd(sizes([10**6]))[0, 0] < 1.0
+
+
+def with_pictures(chars, images):
+    return query_sizes(
+        [Query("x" * int(c), (PICTURE,) * int(i)) for c, i in zip(chars, images, strict=True)]
+    )
+
+
+def test_input_tokens_add_up_from_preamble_characters_and_pictures():
+    rng = np.random.default_rng(0)
+    chars, images = rng.integers(10, 2000, 300), rng.integers(0, 3, 300)
+    Z = with_pictures(chars, images)
+    model = fit_costs(Z, labels(input_tokens=120 + chars / 4 + 1100 * images))
+    far = with_pictures([0, 0, 100, 10**6], [0, 1, 10, 10])
+    np.testing.assert_allclose(
+        model.expected_input_tokens(far)[:, 0], [120, 1220, 11_145, 261_120], rtol=0.02
+    )
+
+
+def test_with_one_picture_in_every_record_ten_pictures_cost_about_ten_times_that():
+    """A factor per character, learned from short questions, made 4 million tokens of a megabyte."""
+    chars = np.arange(40, 200)
+    Z = with_pictures(chars, np.ones(160))
+    model = fit_costs(Z, labels(input_tokens=120 + chars / 4 + 1100))
+    far = with_pictures([100, 10**6], [10, 1])
+    np.testing.assert_allclose(model.expected_input_tokens(far)[:, 0], [11_145, 251_220], rtol=0.15)
+
+
+def test_three_records_are_enough_for_input_tokens():
+    model = fit_costs(sizes([400, 800, 400]), labels(input_tokens=[130.0, 260.0, 130.0]))
+    np.testing.assert_allclose(
+        model.expected_input_tokens(sizes([400, 100_000]))[:, 0], [125, 30_000], rtol=0.2
+    )
 
 
 def test_few_records_give_their_mean():
     usd = np.full(200, NAN)
     usd[: MIN_ROWS - 1] = np.arange(MIN_ROWS - 1)
     model = fit_costs(sizes(np.arange(1, 201)), labels(cost_usd=usd))
-    assert model.expected_usd(sizes([1, 5000])).tolist() == [[(MIN_ROWS - 2) / 2]] * 2
+    assert model.expected_usd(sizes([1, 150])).tolist() == [[(MIN_ROWS - 2) / 2]] * 2
 
 
 def test_nothing_recorded_stays_unknown_and_survives_json():

@@ -133,9 +133,15 @@ def test_the_state_survives_safetensors():
     np.testing.assert_array_equal(again.encode_images(pictures()), fitted.encode_images(pictures()))
 
 
-def test_no_text_is_an_error():
-    with pytest.raises(DataError, match="no training text"):
-        fit_embedded([], pictures(), spec=SPEC, seed=0)
+def test_without_texts_every_text_is_a_zero_vector():
+    encoder = fit_embedded([], pictures(), spec=SPEC, seed=0)
+    assert not encoder.encode_texts(["Hello", ""]).any()
+    assert encoder.encode_images(pictures()).any()
+
+
+def test_nothing_to_fit_on_is_an_error():
+    with pytest.raises(DataError, match="no training text or picture"):
+        fit_embedded([], [], spec=SPEC, seed=0)
 
 
 def test_a_damaged_picture_is_an_error():

@@ -62,7 +62,7 @@ def test_missing_scores_change_nothing_whatever_stands_in_their_place():
     Y = data.Y_train.copy()
     Y[::3, 1] = np.nan
     problem = fit_mlp._problem(replace(data, Y_train=Y), TINY, None, None)
-    assert problem.train.weight[::3, 1].eq(0).all()
+    assert problem.train.observed[::3, 1].eq(0).all()
     assert problem.train.observed.sum() == 200
     assert not problem.train.Y.isnan().any()
 
@@ -121,6 +121,25 @@ def test_balanced_classes_do_not_distort_the_probabilities():
     config = TINY.model_copy(update={"pos_weight": "balanced"})
     P = fit_mlp.fit(data, config, seed=0).head.predict_proba(data.X_train)
     np.testing.assert_allclose(P.mean(axis=0), base_rates(data.Y_train), atol=0.06)
+
+
+@pytest.mark.parametrize("pos_weight", ["none", "balanced"])
+def test_scores_between_0_and_1_stay_undistorted_by_class_weights(pos_weight):
+    """Where every score is .95 (or .6), so is the probability, however rare bad answers are."""
+    X = np.random.default_rng(0).normal(size=(600, 2)).astype(np.float32)
+    Y = np.where(X[:, :1] > 0, 0.95, 0.6)
+    config = TINY.model_copy(
+        update={"pos_weight": pos_weight, "dropout": 0.0, "epochs": 40, "patience": 40}
+    )
+    P = fit_mlp.fit(FitData(X, Y, X, Y, ("a",)), config, seed=0).head.predict_proba(X)
+    assert P[X[:, 0] > 0.5].mean() == pytest.approx(0.95, abs=0.03)
+    assert P[X[:, 0] < -0.5].mean() == pytest.approx(0.6, abs=0.03)
+
+
+def test_a_training_that_diverges_is_an_error_and_no_untrained_network():
+    config = TINY.model_copy(update={"learning_rate": 1e30, "standardise": False})
+    with pytest.raises(ConfigError, match=r"diverged.*1e\+30.*Lower head.learning_rate"):
+        fit_mlp.fit(noisy(), config, seed=0)
 
 
 def test_balanced_classes_weigh_the_same_and_a_models_total_stays():

@@ -8,7 +8,7 @@ import pytest
 
 from router_runtime.errors import DataError
 from router_runtime.prediction.heads.base import sigmoid
-from router_training.fit_stack import _left_out_logits, _weights, fit
+from router_training.fit_stack import _folds, _left_out_logits, _weights, fit
 from router_training.fitting import (
     FitData,
     FitResult,
@@ -135,3 +135,39 @@ def test_settings_chosen_once_are_not_searched_again():
     settled = fit(data(), config, seed=0).settled
     assert len(settled.heads[0].C) == 1
     assert len(settled.heads[1].k) == 1
+
+
+def test_rows_of_one_group_share_a_fold_and_folds_are_of_even_size():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 40, 300)
+    fold = _folds(groups, 5, 0)
+    assert all(len(set(fold[groups == group])) == 1 for group in set(groups))
+    sizes = np.bincount(fold, minlength=5)
+    assert sizes.min() > 40
+    np.testing.assert_array_equal(fold, _folds(groups, 5, 0))
+    alone = np.bincount(_folds(np.arange(301), 5, 0))
+    assert alone.max() - alone.min() <= 1
+
+
+def test_fewer_groups_than_folds_are_refused():
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(30, 2)).astype(np.float32), np.tile([[0.0], [1.0]], (15, 1))
+    data = FitData(X, Y, X, Y, ("a",), groups=np.arange(30) // 10)
+    with pytest.raises(DataError, match=r"3 groups.*5 folds"):
+        fit(data, StackConfig(heads=(PriorConfig(),)), seed=0)
+
+
+def test_a_member_that_recognises_its_group_is_not_trusted_for_it():
+    """Each query stands there twice, with one random score: neighbours know it only by its twin."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(150, 8)).astype(np.float32)
+    Y = (rng.random((150, 1)) < 0.5).astype(float)
+    V, Z = rng.normal(size=(80, 8)).astype(np.float32), (rng.random((80, 1)) < 0.5).astype(float)
+    data = FitData(np.repeat(X, 2, axis=0), np.repeat(Y, 2, axis=0), V, Z, ("a",))
+    config = StackConfig(heads=(KnnConfig(k=(2,), pseudo_count=0.1), PriorConfig()))
+
+    def weight_of_knn(some):
+        return fit(some, config, seed=0).log["weight"][0][0]
+
+    fooled, honest = weight_of_knn(data), weight_of_knn(replace(data, groups=np.arange(300) // 2))
+    assert honest < 0.5 * fooled

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import xgboost
 
-from router_runtime.errors import ArtifactIntegrityError, DataError
+from router_runtime.errors import ArtifactIntegrityError, DataError, MissingDependencyError
 from router_runtime.prediction.heads.base import load_head
+from router_runtime.prediction.heads.xgboost import XGBoostHead
 from router_training.fit_xgboost import fit
 from router_training.fitting import FitData, XGBoostConfig, log_loss
 
@@ -47,6 +49,41 @@ def test_a_fold_with_one_class_is_fitted_and_one_without_scores_is_explained():
     empty = replace(fold, Y_train=np.full_like(fold.Y_train, np.nan))
     with pytest.raises(DataError, match=r"'a'. Use fewer folds"):
         fit(empty, FAST, seed=0)
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_the_head_predicts_to_the_bit_what_each_booster_predicts_alone(models):
+    some = data()
+    some = replace(
+        some,
+        Y_train=some.Y_train[:, :models],
+        Y_validation=some.Y_validation[:, :models],
+        model_ids=some.model_ids[:models],
+    )
+    head = fit(some, FAST, seed=0).head
+    X = np.random.default_rng(1).normal(size=(300, 4)).astype(np.float32)
+    alone = [
+        xgboost.Booster(model_file=bytearray(raw)).inplace_predict(X)
+        for raw in head.to_files("head").values()
+    ]
+    np.testing.assert_array_equal(head.predict_proba(X), np.column_stack(alone))
+    np.testing.assert_array_equal(head.predict_proba(X[:1]), head.predict_proba(X)[:1])
+    assert head.predict_proba(X[:0]).shape == (0, models)
+
+
+def test_an_xgboost_that_cannot_join_boosters_is_refused_with_the_remedy():
+    class Old(xgboost.Booster):
+        """Writes one base score as XGBoost before 3.1, which misreads a list of them."""
+
+        def save_raw(self, raw_format="ubj"):
+            return bytearray(
+                super().save_raw(raw_format).replace(b'score":"[5E-1]"', b'score":"5E-1"')
+            )
+
+    matrix = xgboost.DMatrix(np.eye(4), label=[0, 1, 0, 1])
+    raw = xgboost.train({"objective": "binary:logistic", "base_score": 0.5}, matrix, 1).save_raw()
+    with pytest.raises(MissingDependencyError, match=r"xgboost >= 3\.1.*model-router\[train\]"):
+        XGBoostHead([Old(model_file=raw)], n_features=4)
 
 
 def test_a_changed_booster_is_refused_before_xgboost_reads_it():

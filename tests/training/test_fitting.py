@@ -10,10 +10,14 @@ from router_runtime.errors import DataError
 from router_training.fitting import (
     FitData,
     HeadConfig,
+    LogisticConfig,
     MlpConfig,
+    PriorConfig,
     StackConfig,
+    XGBoostConfig,
     base_rates,
     check_fit_data,
+    fit_head,
     log_loss,
     standardisation,
 )
@@ -45,6 +49,8 @@ def test_good_data_pass():
         (changed("Y_validation", ..., np.nan), "validation split.*no score.*larger share"),
         (changed("Y_train", (3, 0), 1.5), "'small' in row 3 is 1.5"),
         (replace(good_data(), X_train=np.zeros((30, 2))), "float64"),
+        (replace(good_data(), X_train=np.ones((30, 2), np.float32)), "all 30.*the same.*encoder"),
+        (replace(good_data(), groups=np.arange(29)), r"30 training rows and groups .*\(29,\)"),
         (replace(good_data(), X_train=np.zeros((29, 2), np.float32)), r"\(29, 2\)"),
         (replace(good_data(), model_ids=("a", "b", "c")), r"\(n, 3\)"),
         (
@@ -119,3 +125,24 @@ def test_a_config_is_chosen_by_its_kind():
     config = TypeAdapter(HeadConfig).validate_python(value)
     assert isinstance(config, StackConfig)
     assert [head.kind for head in config.heads] == ["prior", "logistic"]
+
+
+@pytest.mark.parametrize(
+    ("config", "total"),
+    [
+        (MlpConfig(hidden_dims=(4,), epochs=1, ensemble=2, search=1), 3),
+        (XGBoostConfig(n_estimators=2), 2),
+        (StackConfig(heads=(LogisticConfig(), PriorConfig()), folds=3), 8),
+    ],
+)
+def test_long_fits_tell_their_progress(config, total):
+    told = []
+    fit_head(progress_data(), config, seed=0, progress=lambda *step: told.append(step))
+    assert told == [(done, total) for done in range(1, total + 1)]
+
+
+def progress_data() -> FitData:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 3)).astype(np.float32)
+    Y = (X[:, :2] > 0).astype(np.float64)
+    return FitData(X[:60], Y[:60], X[60:], Y[60:], ("a", "b"))

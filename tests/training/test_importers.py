@@ -78,6 +78,17 @@ def test_routerbench_as_parquet(tmp_path):
     assert (found.labels.Y.tolist(), found.labels.cost_usd.tolist()) == ([[1.0]], [[0.5]])
 
 
+def test_a_column_of_routerbench_without_companion_is_no_model(save):
+    path = save("rb.csv", "sample_id,prompt,hardness,m,m|total_cost\nx,Hi,0.5,1,0.1\n")
+    assert import_file(path).model_ids == ("m",)
+
+
+def test_backslashes_in_a_prompt_raise_no_warning(save, recwarn):
+    path = save("rb.csv", "sample_id,prompt,m,m|total_cost\nx,['\\d'],1,0.1\n")
+    assert import_file(path).queries[0].text == "\\d"
+    assert not recwarn.list
+
+
 def test_routerbench_s_pickle_is_never_opened_and_the_remedy_is_named(tmp_path):
     path = tmp_path / "routerbench_0shot.pkl"
     path.write_bytes(b"cposix\nsystem\n(S'touch owned'\ntR.")
@@ -122,6 +133,11 @@ def test_routellm_gsm8k_ignores_the_responses(save):
     assert found.model_ids == ("mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview")
     np.testing.assert_array_equal(found.labels.Y, [[1, 0]])
     assert found.datasets == ("gsm8k",)
+
+
+def test_an_id_of_0_is_an_id(save):
+    path = save("nd.csv", "id,prompt,a/b/score\n1,Hi,1\n0,Ho,1\n")
+    assert [sample.id for sample in import_file(path).samples] == ["1", "0"]
 
 
 def test_not_diamond(save):

@@ -192,17 +192,53 @@ def test_an_invalid_line_is_named_and_can_be_skipped(tmp_path):
     assert "'a' is repeated" in skipped[1].reason
 
 
+def test_an_unknown_model_is_an_error_that_names_the_row_s_own_field(tmp_path):
+    rows = {
+        "scores": {"prompt": "Hi", "scores": {"c": 1}},
+        "model_scores": {"prompt": "Hi", "model_scores": {"c": 1}},
+        "costs": {"prompt": "Hi", "scores": {"a": 1}, "costs": {"c": 1}},
+        "category": {"query": "Hi", "category": "c"},
+        "adapter": {"conversations": [{"from": "human", "value": "Hi"}], "adapter": "c"},
+    }
+    for field, row in rows.items():
+        with pytest.raises(DataError, match="'c' is unknown") as caught:
+            read_evaluations(write(tmp_path / "e.json", [row]), model_ids=["a"])
+        assert caught.value.field == field
+
+
+def test_an_id_of_many_digits_stays_text(tmp_path):
+    digits = "9" * 5000
+    found = read_evaluations(write(tmp_path / "e.json", [record(digits)]))
+    write_evaluations(found, tmp_path / "out.json")
+    assert read_evaluations(tmp_path / "out.json").samples[0].id == digits
+
+
+def test_a_parquet_file_with_two_columns_of_one_name_is_an_error(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    columns = [pa.array(["one"]), pa.array(["two"]), pa.array([{"a": 1.0}])]
+    table = pa.Table.from_arrays(columns, names=["prompt", "prompt", "model_scores"])
+    pq.write_table(table, tmp_path / "e.parquet")
+    with pytest.raises(DataError, match="'prompt' occurs twice"):
+        read_evaluations(tmp_path / "e.parquet")
+
+
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
         ("e.json", b"", "empty"),
+        ("e.json", b'{\n "data": []}', "write a list of records"),
+        ("e.json", b"[{}] {}", "Extra data"),
+        ("e.json", b"[{} {}]", "Expecting ','"),
+        ("e.json", b'["\xff"]', "not UTF-8"),
         ("e.json", b"[]", "empty list"),
         ("e.json", b"[{", "Invalid JSON in line 1"),
         ("e.json", b"[" * 100_000, "Invalid JSON"),
         ("e.jsonl", b" \n", "empty"),
         ("e.jsonl", b"\xff\xfe{}", "not UTF-8"),
         ("e.jsonl.gz", b"no gzip", "gzip"),
-        ("e.jsonl.gz", gzip.compress(b"{}" * 1000)[:-9], "gzip"),
+        ("e.jsonl.gz", gzip.compress(b"{}" * 1000, mtime=0)[:-9], "gzip"),
         ("e.parquet", b"no parquet", "Parquet"),
         ("e.xlsx", b"x", "suffix"),
         ("e.pkl", b"x", "pickle"),

@@ -204,3 +204,8 @@ def test_what_cannot_be_bought_counts_as_nothing():
     assert aiq(points, cost_range=(0, 4)) == pytest.approx(0.4)
     assert aiq(points, cost_range=(0, 1)) == 0
     assert np.isnan(aiq(points, cost_range=(1, 1)))
+
+
+def test_costs_that_differ_by_next_to_nothing_give_finite_lambdas():
+    P, cost = np.array([[0.9, 0.1]]), np.array([[4e-309, 0.0]])
+    assert np.isfinite(lambda_grid(P, cost, np.ones((1, 2), bool))).all()

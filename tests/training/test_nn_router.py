@@ -384,3 +384,18 @@ def test_damaged_metadata_is_named(folder):
     (folder / "hf_embeddings_metadata.json").write_text('{"feature_spec": {}}')
     with pytest.raises(DataError, match=r"hf_embeddings_metadata\.json"):
         call(*COMMAND)
+
+
+@pytest.mark.parametrize("script", ["generate_embeddings.py", "nn_router.py"])
+def test_a_script_without_the_training_libraries_names_the_extra(script, tmp_path):
+    path = ROOT / "router_training" / script
+    code = (
+        "import runpy, sys; sys.modules['scipy'] = None; "
+        f"sys.argv = [{script!r}]; runpy.run_path({str(path)!r}, run_name='__main__')"
+    )
+    result = subprocess.run(  # noqa: S603 - our own code
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 2, result.stderr
+    assert "pip install 'model-router[train]'" in result.stderr
+    assert "Traceback" not in result.stderr

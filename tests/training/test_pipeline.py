@@ -71,6 +71,24 @@ def test_a_second_run_takes_its_stages_from_the_work_folder(tmp_path, monkeypatc
     assert run(config).artifact.artifact_id == first
 
 
+def test_whole_number_labels_are_places_in_the_configured_models(tmp_path):
+    rows = [
+        {
+            "conversations": [{"from": "human", "value": f"{('red', 'blue')[i % 2]} screen {i}"}],
+            "label": i % 2,
+        }
+        for i in range(120)
+    ]
+    with pytest.raises(DataError, match="model_ids"):
+        run(config_for(tmp_path, rows))
+    text = (tmp_path / "train.yml").read_text()
+    path = "path: records.json"
+    (tmp_path / "train.yml").write_text(text.replace(path, f"{path}, model_ids: [warm, cold]"))
+    result = run(load_training_config(tmp_path / "train.yml"))
+    assert result.artifact.model_ids == ("warm", "cold")
+    assert ModelRouter(tmp_path / "artifact").route("blue screen 7") == "cold"
+
+
 def test_a_changed_input_is_not_confused_with_an_old_one(tmp_path):
     first = Walk(config_for(tmp_path, records(200)))
     P = first.P(first.split.test)
@@ -206,7 +224,8 @@ def test_a_run_that_is_interrupted_says_so_and_leaves_no_artifact(tmp_path):
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    # A shell shows 130 for both: Python ends itself by the signal if it hits an import.
+    assert process.returncode in (130, -signal.SIGINT), errors
     assert "interrupted" in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "artifact" / MANIFEST).exists()

@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import tarfile
+from decimal import Decimal
 
 import PIL.Image
 import pytest
@@ -92,6 +93,8 @@ def test_a_missing_score_is_nan_and_never_0(read, score):
         ({"idx": 1.5}, "idx"),
         ({"idx": True}, "idx"),
         ({"group": [1]}, "group"),
+        ({"group": ""}, "group"),
+        ({"contaminated": "false"}, "contaminated"),
         ({"images": ["no-such.png"]}, "images[0]"),
         ({"images": [as_base64(), as_base64()[:60]]}, "images[1]"),
         ({"images": [{"bytes": None, "path": None}]}, "images[0]"),
@@ -107,6 +110,21 @@ def test_a_bad_value_is_an_error_that_names_the_field(read, fields, field):
     with pytest.raises(DataError) as caught:
         read(record(**fields))
     assert caught.value.field == field
+
+
+def test_an_error_quotes_the_value_and_not_a_whole_prompt(read):
+    with pytest.raises(DataError) as caught:
+        read(record(model_scores={"a": "private " * 1000}))
+    assert len(str(caught.value)) < 200
+
+
+def test_decimals_are_numbers(read):
+    found = read(record(model_scores={"a": Decimal("0.5")}, model_costs={"a": Decimal("0.001")}))
+    assert (found.scores, found.costs) == ({"a": 0.5}, {"a": 0.001})
+
+
+def test_an_empty_list_of_images_does_not_hide_the_image(read):
+    assert colours(read(record(images=[], image=as_base64())).sample.query) == [RED]
 
 
 def test_an_unknown_shape_names_the_keys_found_and_the_shapes_known(read):
@@ -303,6 +321,13 @@ class TestTarFiles:
         pictures = Pictures(tmp_path)
         assert pictures.load("a.png").data == png("red")
         assert pictures.load("b.png").data == png("lime")
+
+    def test_a_damaged_tar_does_not_matter_to_pictures_that_are_files(self, tmp_path):
+        (tmp_path / "backup.tar").write_bytes(b"no tar" * 100)
+        (tmp_path / "a.png").write_bytes(png("red"))
+        assert Pictures(tmp_path).load("a.png").data == png("red")
+        with pytest.raises(DataError, match=r"backup\.tar"):
+            Pictures(tmp_path).load("b.png")
 
     def test_a_name_in_two_tars_is_refused(self, tmp_path):
         for name, colour in (("x.tar", "red"), ("y.tar", "blue")):

@@ -41,6 +41,11 @@ def test_a_huge_group_goes_where_it_fits():
         assert sizes(split) == [60, 10, 10, 20]
 
 
+def test_the_parts_share_what_a_giant_group_leaves():
+    groups = ["giant"] * 900 + [str(at) for at in range(100)]
+    assert sizes(split_by_group(groups)) == [900, 25, 25, 50]
+
+
 def test_sizes_of_groups_do_not_depend_on_the_part():
     rng = np.random.default_rng(0)
     groups = [f"g{at}" for at in range(3000) for _ in range(int(rng.integers(1, 4)))]

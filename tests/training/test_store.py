@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from router_runtime.errors import RouterError
@@ -50,6 +52,27 @@ def test_a_work_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RouterError, match="cannot be written"):
         StageStore(tmp_path / "file").stage("fit", {}, make=writer("", []), load=reader)
+
+
+def test_two_runs_that_make_the_same_stage_do_not_collide(tmp_path):
+    store, calls = StageStore(tmp_path), []
+
+    def overtaken(folder):
+        writer("mine", calls)(folder)
+        store.stage("fit", {}, make=writer("theirs", calls), load=reader)
+
+    assert store.stage("fit", {}, make=overtaken, load=reader) == "theirs"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_is_an_error_that_names_the_stage(tmp_path):
+    def full(folder):
+        (folder / "result.txt").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RouterError, match=r"Stage 'fit' cannot be kept .* No space left"):
+        StageStore(tmp_path).stage("fit", {}, make=full, load=reader)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_digest_is_of_content_not_of_order():

@@ -164,8 +164,10 @@ def test_a_budget_without_costs_is_refused():
     ("goal", "message"),
     [
         ({"target_quality": 0.9, "max_cost_per_1k": 2.0}, "two goals"),
-        ({"target_quality": 0.0}, "target_quality must be > 0"),
-        ({"max_cost_per_1k": -1.0}, "max_cost_per_1k must be > 0"),
+        ({"target_quality": 0.0}, "target_quality must be finite and > 0"),
+        ({"target_quality": float("inf")}, "target_quality must be finite"),
+        ({"max_cost_per_1k": -1.0}, "max_cost_per_1k must be finite and > 0"),
+        ({"max_cost_per_1k": float("inf")}, "max_cost_per_1k must be finite"),
     ],
 )
 def test_impossible_goals_are_refused(goal, message):
@@ -189,3 +191,9 @@ def test_the_result_is_json_with_both_policies_side_by_side():
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert content["recommended"] == content["utility"]["config"]
     assert content["cheapest_qualified"]["config"]["thresholds"].keys() == set(MODELS)
+
+
+def test_the_message_says_that_a_cost_is_unknown_and_not_that_it_is_nan():
+    message = tuned(expected_cost=np.tile([NAN, 0.001], (4, 1))).message
+    assert "an unknown cost" in message
+    assert "nan" not in message

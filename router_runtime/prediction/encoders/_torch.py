@@ -19,6 +19,8 @@ _torchvision.make_importable()
 def pick_device(name: str) -> torch.device:
     """Return the device called ``name``: ``auto`` (CUDA when there), ``cpu``, ``cuda``, ``cuda:N``.
 
+    Other names do not reach this: ``EncoderRuntime`` refuses them.
+
     Raises
     ------
     EncoderError
@@ -26,15 +28,12 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    remedy = "Use 'auto', 'cpu', 'cuda' or 'cuda:N'."
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise EncoderError(f"device '{name}' is unknown to PyTorch. {remedy}") from error
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise EncoderError(
             f"device '{name}' is not there: PyTorch {torch.__version__} sees "
-            f"{torch.cuda.device_count()} CUDA devices. {remedy}"
+            f"{torch.cuda.device_count()} CUDA devices. "
+            "Use 'auto', 'cpu', 'cuda' or 'cuda:N'."
         )
     return device
 

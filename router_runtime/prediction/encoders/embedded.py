@@ -31,7 +31,7 @@ from router_runtime.types import F32, F64, Image, Int
 
 State: TypeAlias = dict[str, npt.NDArray[Any]]
 
-ALGORITHM = 1  # raise it whenever the same spec and state would give other vectors
+ALGORITHM = 2  # raise it whenever the same spec and state would give other vectors
 TAIL_CHARS = 500
 _CLIP = 4.0  # standard deviations
 
@@ -97,6 +97,9 @@ class EmbeddedEncoder:
     guesses a phrase can see whether its buckets were frequent. The thumbnail's mean and principal
     components show what training pictures have in common (a usual layout, say); where all of them
     are nearly the same picture, that is the picture, at ``thumbnail_side`` pixels.
+
+    The fingerprint covers ``ALGORITHM``, spec and state, not the versions of Pillow and NumPy: a
+    JPEG that another decoder reads a shade differently is no reason to refuse an artifact.
 
     A state that was fitted without pictures has zero gains and components: every picture then
     becomes a zero vector of the same dimension.

@@ -20,17 +20,18 @@ from router_runtime.images import decode
 from router_runtime.types import F32, F64, Image, Int
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
-Planes: TypeAlias = npt.NDArray[np.uint8]
+Plane: TypeAlias = npt.NDArray[np.uint8]
+Planes: TypeAlias = npt.NDArray[np.uint8]  # one plane after another
 
 WORKING_SIDE = 256
 
-_HUES = 6
+_HUES = 6  # named in _hues
 _GREYS = 8
 _ORIENTATIONS = 6
 _INK_DISTANCE = 32  # of 255, in the channel that differs most
 _EDGE = 0.06  # of the range of grey, per pixel
 _DOMINANT_SHARE = 0.005
-_HUE_SECTORS = np.rint(np.arange(256) * _HUES / 256).astype(np.int64) % _HUES
+_NEAR = 13  # of 256 greys, from either end: within 5 %
 
 PIXEL_NAMES = (
     *("log_width", "log_height", "log_aspect"),
@@ -75,47 +76,74 @@ def describe_picture(image: Image, *, thumbnail_side: int) -> tuple[F64, F32]:
     with PIL.Image.open(BytesIO(image.data)) as original:
         width, height = original.size
     planes = _planes(picture)
-    grey = np.asarray(picture.convert("L"), dtype=np.float32) / np.float32(255)
+    shades = picture.convert("L")
+    grey = np.asarray(shades, dtype=np.float32) / np.float32(255)
     bins = _colour_bins(planes)
     ink = _ink(planes, bins)
     statistics = [
         *(math.log(width), math.log(height), math.log(width / height)),
-        *_colour(picture, planes),
+        *_colour(planes),
         *_palette(bins),
-        *_tone(grey),
+        *_tone(shades),
         *_edges(grey),
         float(np.abs(grey - grey[:, ::-1]).mean()),
         float(np.abs(grey - grey[::-1]).mean()),
         *_drawing(ink),
     ]
-    return np.array(statistics, dtype=np.float64), _thumbnail(picture, thumbnail_side)
+    return np.array(statistics, dtype=np.float64), _thumbnail(shades, thumbnail_side)
 
 
-def _thumbnail(picture: PIL.Image.Image, side: int) -> F32:
-    small = picture.convert("L").resize((side, side), PIL.Image.Resampling.BOX)
+def _thumbnail(shades: PIL.Image.Image, side: int) -> F32:
+    small = shades.resize((side, side), PIL.Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float32).ravel() / np.float32(255)
 
 
-def _colour(picture: PIL.Image.Image, planes: Planes) -> list[float]:
+def _colour(planes: Planes) -> list[float]:
     """Channel means and deviations, saturation, colourfulness and the shares of six hues.
 
     Colourfulness is the measure of Hasler and Süsstrunk ("Measuring colourfulness in natural
-    images", SPIE 2003) on channels in [0, 1]. A pixel counts for its hue by its chroma.
+    images", SPIE 2003) on channels in [0, 1].
     """
-    red, green, blue = (plane.astype(np.float32) / np.float32(255) for plane in planes)
-    hue, saturation, value = _planes(picture.convert("HSV"))
-    chroma = saturation.astype(np.float64) * value
-    sectors = np.bincount(_HUE_SECTORS[hue].ravel(), weights=chroma.ravel(), minlength=_HUES)
-    red_green, yellow_blue = red - green, (red + green) / 2 - blue
-    spread = math.hypot(red_green.std(), yellow_blue.std())
+    red, green, blue = channels = planes.astype(np.int16)
+    value, low = planes.max(axis=0), planes.min(axis=0)
+    saturation = (value - low).astype(np.float32) / np.maximum(value, 1)
+    moments = [_moments(channel, full=255) for channel in channels]
+    red_green = _moments(red - green, full=255)
+    yellow_blue = _moments(red + green - 2 * blue, full=510)
     return [
-        *(float(channel.mean()) for channel in (red, green, blue)),
-        *(float(channel.std()) for channel in (red, green, blue)),
-        float(saturation.mean()) / 255,
-        float(saturation.std()) / 255,
-        spread + 0.3 * math.hypot(red_green.mean(), yellow_blue.mean()),
-        *(sectors / (255 * 255 * hue.size)),
+        *(mean for mean, _ in moments),
+        *(deviation for _, deviation in moments),
+        float(saturation.mean()),
+        float(saturation.std()),
+        math.hypot(red_green[1], yellow_blue[1]) + 0.3 * math.hypot(red_green[0], yellow_blue[0]),
+        *_hues(planes, value, low),
     ]
+
+
+def _moments(levels: npt.NDArray[np.int16], *, full: int) -> tuple[float, float]:
+    """Return mean and standard deviation over ``full``, from exact sums."""
+    total = int(levels.sum(dtype=np.int64))
+    squares = int(np.square(levels, dtype=np.int32).sum(dtype=np.int64))
+    n = levels.size
+    return total / (n * full), math.sqrt(n * squares - total * total) / (n * full)
+
+
+def _hues(planes: Planes, value: Plane, low: Plane) -> list[float]:
+    """Return the shares of red, yellow, green, cyan, blue and magenta, pixels counting by chroma.
+
+    A pixel has the hue of its highest channel or, where the middle channel is nearer to that than
+    to the lowest, the mixture without the lowest.
+    """
+    red, green, blue = planes
+    chroma = value - low
+    middle = red ^ green ^ blue ^ value ^ low  # what remains of the three
+    mixed = chroma * (middle - low > chroma >> 1)
+    pure = chroma - mixed
+    reds, greens, blues = (int((pure * (plane == value)).sum(dtype=np.int64)) for plane in planes)
+    cyans, magentas, yellows = (
+        int((mixed * (plane == low)).sum(dtype=np.int64)) for plane in planes
+    )
+    return [share / (255 * value.size) for share in (reds, yellows, greens, cyans, blues, magentas)]
 
 
 def _planes(picture: PIL.Image.Image) -> Planes:
@@ -137,16 +165,16 @@ def _palette(bins: Int) -> list[float]:
     return [math.log1p(np.count_nonzero(tally)), math.log1p(np.count_nonzero(dominant))]
 
 
-def _tone(grey: F32) -> list[float]:
+def _tone(shades: PIL.Image.Image) -> list[float]:
     """Histogram of grey in eight bins, its entropy in bits over 32, shares of white and black."""
-    levels = np.bincount((grey * np.float32(31.999)).astype(np.int64).ravel(), minlength=32)
-    share = levels / grey.size
+    tally = np.array(shades.histogram())
+    share = tally.reshape(32, -1).sum(axis=1) / tally.sum()
     entropy = -float(np.sum(share * np.log2(np.where(share > 0, share, 1.0))))
     return [
         *share.reshape(_GREYS, -1).sum(axis=1),
         entropy,
-        float((grey > 0.95).mean()),
-        float((grey < 0.05).mean()),
+        float(tally[-_NEAR:].sum() / tally.sum()),
+        float(tally[:_NEAR].sum() / tally.sum()),
     ]
 
 
@@ -172,9 +200,9 @@ def _edges(grey: F32) -> list[float]:
 
 
 def _gradient(grey: F32) -> tuple[F32, F32, F32]:
-    padded = np.pad(grey, ((0, 1), (0, 1)), mode="edge")
-    right = padded[:-1, 1:] - grey
-    down = padded[1:, :-1] - grey
+    right, down = np.zeros_like(grey), np.zeros_like(grey)  # beyond the border all stays the same
+    np.subtract(grey[:, 1:], grey[:, :-1], out=right[:, :-1])
+    np.subtract(grey[1:], grey[:-1], out=down[:-1])
     return right, down, np.sqrt(right * right + down * down)
 
 

@@ -60,7 +60,7 @@ class _Wire:
 
     path: str
     body: Callable[[Sequence[str], _Field, str], Json]
-    rows: Callable[[Json, int], list[Any]]
+    rows: Callable[[Json], list[Any]]
 
 
 def _nvclip_body(inputs: Sequence[str], field: _Field, model: str) -> Json:
@@ -77,10 +77,10 @@ def _nvclip_body(inputs: Sequence[str], field: _Field, model: str) -> Json:
     return {"input": list(inputs), "model": model, "encoding_format": "float"}
 
 
-def _nvclip_rows(answer: Json, n: int) -> list[Any]:
+def _nvclip_rows(answer: Json) -> list[Any]:
     """Return the vectors in the order of the inputs; the answer's order means nothing."""
     rows = {item["index"]: item["embedding"] for item in answer["data"]}
-    return [rows[index] for index in range(n)] if len(answer["data"]) == n else []
+    return [rows[index] for index in range(len(answer["data"]))]
 
 
 def _clip_as_service_body(inputs: Sequence[str], field: _Field, model: str) -> Json:
@@ -88,7 +88,7 @@ def _clip_as_service_body(inputs: Sequence[str], field: _Field, model: str) -> J
     return {"data": [{field: item} for item in inputs], "execEndpoint": "/"}
 
 
-def _clip_as_service_rows(answer: Json, n: int) -> list[Any]:
+def _clip_as_service_rows(answer: Json) -> list[Any]:
     return [document["embedding"] for document in answer["data"]]
 
 
@@ -180,7 +180,7 @@ class RemoteEncoder:
         """Send one batch and return its checked vectors."""
         response = self._post(self._wire.body(inputs, field, self._spec.model))
         try:
-            rows = self._wire.rows(response.json(), len(inputs))
+            rows = self._wire.rows(response.json())
             with np.errstate(over="ignore"):  # beyond float32 is infinite, which is refused below
                 vectors = np.asarray(rows, dtype=np.float32)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
@@ -189,8 +189,13 @@ class RemoteEncoder:
                 f"{self._server} answered {media_type.partition(';')[0]} that is no list of "
                 f"embeddings of the protocol '{self._spec.protocol}'. Check the URL and 'protocol'."
             ) from error
+        if len(rows) != len(inputs):
+            raise EncoderError(
+                f"{self._server} answered {len(rows)} embeddings for {len(inputs)} inputs. Lower "
+                "'batch_size' if it cuts batches off."
+            )
         try:
-            return checked(vectors, rows=len(inputs), dim=self.text_dim)
+            return checked(vectors, rows=len(inputs), dim=self._spec.dim)
         except EncoderError as error:
             raise EncoderError(f"{self._server}: {error}") from error
 
@@ -239,7 +244,7 @@ def _endpoint(url: str, path: str) -> httpx.URL:
     except httpx.InvalidURL as error:
         raise EncoderError(
             "the embedding server's 'url' is no URL, such as http://host:8000."
-        ) from (error)
+        ) from error
     if base.scheme in ("grpc", "grpcs"):
         raise EncoderError(
             f"'{base.scheme}://{base.netloc.decode('ascii')}' is a gRPC address. Serve "

@@ -22,7 +22,7 @@ from router_runtime.prediction.heads.base import (
 )
 from router_runtime.types import F32, F64, Int
 
-_PAIRS = 4_000_000  # distances held at a time
+_CELLS = 4_000_000  # pairs of query and row, times models, held at a time, should all rows tie
 
 
 class KnnDescription(HeadDescription):
@@ -79,7 +79,7 @@ class KnnHead(BaseHead):
         Z = project(X, self._projection, self._center, metric=self._knn.metric)
         Z /= self._knn.bandwidth
         P = np.empty((len(X), self.n_models))
-        for part in chunks(len(X), max(1, _PAIRS // len(self._rows))):
+        for part in chunks(len(X), max(1, _CELLS // self._scores.size)):
             P[part] = self._smooth(Z[part])
         return P
 

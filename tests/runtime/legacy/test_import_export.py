@@ -241,6 +241,97 @@ def test_a_checkpoint_that_contradicts_itself_is_refused(tmp_path, changes, mess
         import_artifact(source, tmp_path / "out")
 
 
+def weight(value):
+    return {**network().state_dict(), "network.0.weight": value}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.zeros(1).expand(2**20, 2**20),  # four terabytes in four bytes
+        torch.zeros(8, 6, device="meta"),
+        torch.zeros(8, 6).to_sparse(),
+        torch.nested.nested_tensor([torch.zeros(3), torch.zeros(2)]),
+    ],
+    ids=["strides of 0", "meta", "sparse", "nested"],
+)
+def test_a_tensor_that_is_not_what_it_weighs_is_refused(tmp_path, value):
+    source = saved(tmp_path / "in", checkpoint(model_state_dict=weight(value)))
+    with pytest.raises(ArtifactError, match="finite dense tensors"):
+        import_artifact(source, tmp_path / "out")
+
+
+def test_tensors_that_share_their_memory_count_each(tmp_path, monkeypatch):
+    monkeypatch.setattr("router_runtime.legacy.checkpoint.MAX_BYTES", 40_000)
+    shared = torch.zeros(3000)
+    state = {f"{i}": shared for i in range(4)}
+    source = saved(tmp_path / "in", checkpoint(model_state_dict=state))
+    with pytest.raises(ArtifactError, match="more than 40000 bytes"):
+        import_artifact(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"network.1.running_var": -5.0}, {"network.0.weight": 3e38, "network.1.weight": 3e38}],
+)
+def test_a_network_that_does_not_fold_to_finite_weights_is_refused(tmp_path, change):
+    content = checkpoint()
+    for name, value in change.items():
+        content["model_state_dict"][name].fill_(value)
+    with pytest.raises(ArtifactError, match="finite numbers"):
+        import_artifact(saved(tmp_path / "in", content), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def rezipped(path, change, **options):
+    """Write the archive anew, its members' bytes passed through ``change(name, data)``."""
+    with zipfile.ZipFile(path) as source:
+        members = {name: change(name, source.read(name)) for name in source.namelist()}
+    with zipfile.ZipFile(path, "w", **options) as target:
+        for name, data in members.items():
+            target.writestr(name, data)
+
+
+def test_a_compressed_checkpoint_is_not_unpacked(tmp_path):
+    source = saved(tmp_path / "in", checkpoint())
+    path = source / "nn_router.pth"
+    rezipped(path, lambda name, data: data)
+    import_artifact(source, tmp_path / "out")
+    rezipped(path, lambda name, data: data, compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(ArtifactError, match="compressed"):
+        import_artifact(source, tmp_path / "out")
+    rezipped(path, lambda name, data: bytes(2**29), compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(ArtifactError, match="unpacks to more than"):
+        import_artifact(source, tmp_path / "out")
+
+
+def test_a_long_program_in_a_checkpoint_is_not_run(tmp_path):
+    """One byte of it may make a list of 56 bytes."""
+    source = saved(tmp_path / "in", checkpoint())
+    longer = {True: lambda data: data[:2] + 2**21 * b"]" + data[2:], False: bytes}
+    rezipped(source / "nn_router.pth", lambda name, data: longer[name.endswith(".pkl")](data))
+    with pytest.raises(ArtifactError, match="values beside the tensors"):
+        import_artifact(source, tmp_path / "out")
+
+
+def test_a_checkpoint_older_than_archives_is_refused(tmp_path):
+    source = saved(tmp_path / "in", checkpoint())
+    torch.save(checkpoint(), source / "nn_router.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(ArtifactError, match=r"older than PyTorch 1\.6"):
+        import_artifact(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\nb", "a\x1b[31m"])
+def test_a_model_name_that_cannot_be_printed_is_refused(tmp_path, name):
+    source = saved(tmp_path / "in", checkpoint(model_names=[name, "b", "c"]))
+    with pytest.raises(ArtifactError, match="no text") as caught:
+        import_artifact(source, tmp_path / "out")
+    assert str(caught.value).isprintable()
+    source = saved(tmp_path / "in", checkpoint(), names=[name])
+    with pytest.raises(ArtifactError, match="no text"):
+        import_artifact(source, tmp_path / "out")
+
+
 def test_weights_that_are_not_finite_are_refused(tmp_path):
     content = checkpoint()
     content["model_state_dict"]["network.0.bias"][2] = float("nan")

@@ -62,7 +62,7 @@ plain = st.recursive(
 def test_plain_values_come_back_as_pickle_would_load_them(value, protocol):
     data = pickle.dumps(value, protocol=protocol)
     if b"_codecs" in data:  # protocol 2 spells bytes as a call
-        with pytest.raises(ArtifactError, match=r"_codecs\.encode"):
+        with pytest.raises(ArtifactError, match=r"_codecs\.encode|__builtin__\.bytes"):
             parse(data)
     elif b"__builtin__" in data:
         with pytest.raises(ArtifactError, match="__builtin__"):
@@ -239,3 +239,29 @@ def test_the_published_files_read_as_plain_values(shared_data):
     chosen = settings_["gpt-5-chat"]
     assert (chosen["n_estimators"], chosen["max_depth"], chosen["learning_rate"]) == (500, 3, 0.3)
     assert type(chosen["scale_pos_weight"]) is float
+
+
+def laughs(opening=b"]"):
+    """A program that builds 10 ** 14 values, each holding the one before it ten times."""
+    steps = b"".join(b"(" + 10 * (b"h" + bytes([i])) + b"tq" + bytes([i + 1]) for i in range(14))
+    return opening + b"q\x00" + steps
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        laughs() + b"\x8c\x01a\x93.",  # the name of a class
+        laughs(b")") + b"q\x20}h\x20Ns.",  # a key
+        b"})" + 99_000 * b"\x85" + b"Ns.",  # a key, nested deeply
+        b")" + 99_000 * b"\x85" + b"\x8c\x01a\x93.",
+        b"cnumpy\ndtype\n" + laughs(b")") + b"\x85R.",
+    ],
+)
+def test_values_that_hold_each_other_over_and_over_are_refused_at_once(program):
+    with pytest.raises(ArtifactError, match="no plain pickle"):
+        parse(b"\x80\x04" + program)
+
+
+def test_a_number_that_json_cannot_hold_is_no_setting():
+    with pytest.raises(ArtifactError, match="whole number"):
+        plain_json({"seed": 2**9999}, source="test.joblib")

@@ -9,6 +9,7 @@ from router_runtime.errors import ArtifactError, ConfigError
 from router_runtime.prediction.costs import (
     DEFAULT_OUTPUT_TOKENS,
     SIZE_NAMES,
+    Additive,
     CostEstimator,
     CostModel,
     LogLinear,
@@ -28,9 +29,27 @@ def constant(*values):
     return LogLinear(np.where(np.isnan(column)[:, None], NAN, np.zeros((1, k))), *[column] * 3)
 
 
-def learned(*, output_tokens=(NAN, NAN), input_tokens_per_char=(NAN, NAN), usd=(NAN, NAN)):
-    parts = (output_tokens, input_tokens_per_char, usd)
-    return CostModel(("a", "b"), *(constant(*part) for part in parts))
+def per_char(*values):
+    """An Additive of so much per character; NaN = never recorded."""
+    return Additive(np.array([[np.nan] * 5 if np.isnan(v) else [0, v, 0, 0, 0] for v in values]))
+
+
+def learned(
+    *,
+    output_tokens=(NAN, NAN),
+    tokens_per_char=(NAN, NAN),
+    usd=(NAN, NAN),
+    usd_per_char=(0.0, 0.0),
+    largest=(1, np.log1p(10_000), 9, 9, 9),
+):
+    return CostModel(
+        ("a", "b"),
+        output_tokens=constant(*output_tokens),
+        input_tokens=per_char(*tokens_per_char),
+        usd=constant(*usd),
+        usd_beyond=per_char(*usd_per_char),
+        largest=np.array(largest),
+    )
 
 
 def dollars(*per_mtok):
@@ -69,15 +88,21 @@ def test_an_absurdly_large_query_does_not_overflow():
 
 
 def test_input_tokens_grow_with_the_characters_even_far_beyond_what_was_seen():
-    model = learned(input_tokens_per_char=(0.25, NAN))
+    model = learned(tokens_per_char=(0.25, NAN))
     Z = query_sizes([Query("x" * 400), Query("x" * 400_000)])
     np.testing.assert_allclose(model.expected_input_tokens(Z), [[100, NAN], [100_000, NAN]])
+
+
+def test_learned_dollars_grow_by_the_piece_beyond_the_largest_that_was_learned_from():
+    model = learned(usd=(0.5, NAN), usd_per_char=(0.001, NAN))
+    Z = query_sizes([Query("x" * 10_000), Query("x" * 11_000)])
+    np.testing.assert_allclose(model.expected_usd(Z), [[0.5, NAN], [1.5, NAN]])
 
 
 def test_a_configured_price_applies_to_learned_tokens():
     estimator = CostEstimator(
         dollars(1, 2),
-        learned(output_tokens=(500.0, NAN), input_tokens_per_char=(0.5, NAN), usd=(9.0, 9.0)),
+        learned(output_tokens=(500.0, NAN), tokens_per_char=(0.5, NAN), usd=(9.0, 9.0)),
         ["a", "b"],
     )
     cost = estimator.expected([Query("x" * 400)])
@@ -150,6 +175,12 @@ def test_a_cost_model_of_other_sizes_or_with_missing_parts_is_refused():
     content = learned().to_json()
     with pytest.raises(ArtifactError, match="Retrain"):
         CostModel.from_json({**content, "sizes": ["constant"]})
+    with pytest.raises(ArtifactError, match="malformed"):
+        CostModel.from_json({**content, "largest": [1.0]})
+    for wrong in (-1.0, float("inf")):
+        coefficients = {"coefficients": [[wrong] * 5] * 2}
+        with pytest.raises(ArtifactError, match="malformed"):
+            CostModel.from_json({**content, "input_tokens": coefficients})
     del content["usd"]
     with pytest.raises(ArtifactError, match="malformed"):
         CostModel.from_json(content)

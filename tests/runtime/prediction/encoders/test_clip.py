@@ -278,10 +278,9 @@ def test_checkpoints_that_do_not_fit_are_refused(folder, tmp_path):
             build(tmp_path, file=file)
 
 
-def test_an_unknown_device_is_refused(folder):
-    for device in ("gpu", "cuda:99"):
-        with pytest.raises(EncoderError, match=f"'{device}'"):
-            build(folder, runtime=EncoderRuntime(device=device))
+def test_a_device_that_is_not_there_is_refused(folder):
+    with pytest.raises(EncoderError, match="'cuda:99'"):
+        build(folder, runtime=EncoderRuntime(device="cuda:99"))
 
 
 def model_folder(path, *, strip_sep_token=False):

@@ -93,6 +93,24 @@ def test_hue_tells_the_primary_colours_apart():
         assert statistic(blank(colour=colour), name) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(
+    ("colour", "name", "chroma"),
+    [
+        ("yellow", "hue_1", 255),
+        ("cyan", "hue_3", 255),
+        ("magenta", "hue_5", 255),
+        ((200, 99, 0), "hue_0", 200),
+        ((200, 101, 0), "hue_1", 200),
+        ((50, 100, 210), "hue_4", 160),
+    ],
+)
+def test_a_mixture_has_the_nearest_hue_by_its_chroma(colour, name, chroma):
+    statistics, _ = describe(blank(colour=colour))
+    hues = {f"hue_{i}": statistics[PIXEL_NAMES.index(f"hue_{i}")] for i in range(6)}
+    assert hues[name] == pytest.approx(chroma / 255)
+    assert sum(hues.values()) == pytest.approx(chroma / 255)
+
+
 def test_grey_pictures_have_no_colour():
     for name in ("saturation_mean", "colourfulness", "hue_0"):
         assert statistic(blank(colour=(90, 90, 90)), name) == pytest.approx(0, abs=1e-6)

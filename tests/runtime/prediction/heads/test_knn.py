@@ -84,8 +84,22 @@ def test_memory_is_bounded_by_chunks(monkeypatch):
     found = head(rng.normal(size=(50, 2)), rng.random((50, 3)), k=5)
     X = rng.normal(size=(30, 2)).astype(np.float32)
     whole = found.predict_proba(X)
-    monkeypatch.setattr(knn, "_PAIRS", 120)  # two queries at a time
+    monkeypatch.setattr(knn, "_CELLS", 300)  # two queries at a time
     np.testing.assert_allclose(found.predict_proba(X), whole, rtol=0, atol=1e-12)
+
+
+def test_memory_stays_bounded_where_all_rows_tie(monkeypatch):
+    held = []
+
+    def spy(values, starts):
+        held.append(values.size)
+        return np.add.reduceat(values, starts, axis=0)
+
+    monkeypatch.setattr(knn, "_sum_runs", spy)
+    monkeypatch.setattr(knn, "_CELLS", 1000)
+    found = head(np.zeros((100, 2)), np.ones((100, 4)), k=3)
+    assert found.predict_proba(np.zeros((20, 2), np.float32)).shape == (20, 4)
+    assert max(held) <= 1000
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])

@@ -1,4 +1,4 @@
-"""A foreign booster, checked and written anew, before XGBoost sees it.
+"""A booster, checked and written anew, before XGBoost sees it.
 
 XGBoost trusts the models that it loads: a changed byte can end the process, and a tree whose child
 lies outside its arrays reads foreign memory. So the buffer is parsed here, every array is checked,
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from router_runtime.legacy.ubjson import parse_ubjson
 from router_runtime.types import Int, Json
 
 OBJECTIVE = "binary:logistic"
@@ -30,20 +29,25 @@ _INT_COLUMNS = (
 _CATEGORY_COLUMNS = ("categories", "categories_nodes", "categories_segments", "categories_sizes")
 
 
-def checked_model(buffer: bytes) -> tuple[bytes, int | None]:
+REFUSALS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError)
+"""What ``checked_model`` raises."""
+
+
+def checked_model(model: Mapping[str, Any]) -> tuple[bytes, int | None]:
     """Return a booster's model as JSON, and its best iteration if training stopped early.
+
+    XGBoost writes the JSON as the same UBJSON again when nothing was dropped.
 
     Parameters
     ----------
-    buffer : bytes
-        What XGBoost 2 or later serialises: UBJSON of ``Config`` and ``Model``.
+    model : mapping
+        What ``parse_ubjson`` makes of a model that XGBoost 2 or later wrote.
 
     Raises
     ------
-    ValueError, KeyError, TypeError, AttributeError, OverflowError
+    One of REFUSALS
         If anything is missing or malformed, or the model is no tree ensemble for one binary target.
     """
-    model = parse_ubjson(buffer)["Model"]
     learner = model["learner"]
     param = learner["learner_model_param"]
     n_features = int(param["num_feature"])
@@ -56,6 +60,9 @@ def checked_model(buffer: bytes) -> tuple[bytes, int | None]:
         raise ValueError("it has several classes or targets")
     if not 0 < float(param["base_score"].strip("[]")) < 1:
         raise ValueError("its base score is no probability")
+    weight = learner["objective"]["reg_loss_param"]["scale_pos_weight"]
+    if not 0 < float(weight) < np.inf:
+        raise ValueError("its weight of positive rows is no positive number")
     content = {
         "learner": {
             "attributes": {},
@@ -64,12 +71,12 @@ def checked_model(buffer: bytes) -> tuple[bytes, int | None]:
             "gradient_booster": _trees(learner["gradient_booster"], n_features),
             "learner_model_param": {
                 "base_score": param["base_score"],
-                "boost_from_average": "1",
+                "boost_from_average": str(int(param.get("boost_from_average", 1)) & 1),
                 "num_class": "0",
                 "num_feature": str(n_features),
                 "num_target": "1",
             },
-            "objective": {"name": OBJECTIVE, "reg_loss_param": {"scale_pos_weight": "1"}},
+            "objective": {"name": OBJECTIVE, "reg_loss_param": {"scale_pos_weight": weight}},
         },
         "version": [int(part) for part in model["version"]],
     }

@@ -14,6 +14,7 @@ import numpy as np
 _NUMBERS = {"i": ">i1", "U": ">u1", "I": ">i2", "l": ">i4", "L": ">i8", "d": ">f4", "D": ">f8"}
 _CONSTANTS = {"Z": None, "T": True, "F": False}
 _MAX_DEPTH = 32
+_MAX_VALUES = 5_000_000  # a value takes one byte of the data and up to 64 bytes of memory
 
 
 def parse_ubjson(data: bytes) -> Any:
@@ -35,6 +36,7 @@ class _Reader:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.at = 0
+        self.values = 0
 
     def take(self, count: int) -> bytes:
         taken = self.data[self.at : self.at + count]
@@ -61,6 +63,9 @@ class _Reader:
     def value(self, depth: int) -> Any:
         if depth > _MAX_DEPTH:
             raise ValueError(f"it is nested too deeply at byte {self.at}")
+        self.values += 1
+        if self.values > _MAX_VALUES:
+            raise ValueError(f"it has more than {_MAX_VALUES} values")
         mark = self.mark()
         if mark == "{":
             return self.mapping(depth)

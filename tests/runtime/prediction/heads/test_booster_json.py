@@ -1,3 +1,4 @@
+import hashlib
 import json
 import struct
 
@@ -7,10 +8,16 @@ import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router_runtime.legacy.booster_json import checked_model
-from router_runtime.legacy.ubjson import parse_ubjson
+from router_runtime.errors import ArtifactIntegrityError
+from router_runtime.prediction.heads import booster_json
+from router_runtime.prediction.heads.base import load_head
+from router_runtime.prediction.heads.booster_json import REFUSALS
+from router_runtime.prediction.heads.ubjson import parse_ubjson
+from router_runtime.prediction.heads.xgboost import XGBoostHead
 
-REFUSED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError)
+
+def checked_model(buffer):
+    return booster_json.checked_model(parse_ubjson(buffer)["Model"])
 
 
 def rows(n=80, seed=0):
@@ -105,7 +112,7 @@ def test_a_model_that_xgboost_would_trust_wrongly_is_refused(change, message):
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, len(BUFFER) - 1))
 def test_a_cut_off_buffer_is_refused(length):
-    with pytest.raises(REFUSED):
+    with pytest.raises(REFUSALS):
         checked_model(BUFFER[:length])
 
 
@@ -116,7 +123,7 @@ def test_a_buffer_with_a_changed_byte_is_refused_or_harmless(place, value):
     damaged[place] = value
     try:
         content, _ = checked_model(bytes(damaged))
-    except REFUSED:
+    except REFUSALS:
         return
     again = xgboost.Booster({"nthread": 1})
     try:
@@ -139,6 +146,7 @@ def test_a_buffer_with_a_changed_byte_is_refused_or_harmless(place, value):
         b"SL" + struct.pack(">q", -5),
         b"[" * 40,
         b"TT",
+        b"[" + 5_000_001 * b"Z" + b"]",
         b"{" + b"L" + struct.pack(">q", 1) + b"aT" + b"L" + struct.pack(">q", 1) + b"aT}",
     ],
 )
@@ -150,3 +158,24 @@ def test_malformed_ubjson_is_refused(data):
 def test_ubjson_values():
     data = b"[ZTFi\xffU\xffI\x01\x00d\x3f\x80\x00\x00]"
     assert parse_ubjson(data) == [None, True, False, -1, 255, 256, 1.0]
+
+
+def test_a_head_whose_model_would_end_the_process_is_refused():
+    """Whoever writes the digests of an artifact can also write the models that they are of."""
+    head = XGBoostHead([BOOSTER], n_features=6)
+    model = parse_ubjson(head.to_files("head")["head-0.ubj"])
+    model["learner"]["gradient_booster"]["model"]["trees"][0]["left_children"] = [10**6] * 3
+    raw = ubjson(plain(model))
+    description = {**head.describe(), "sha256": [hashlib.sha256(raw).hexdigest()]}
+    with pytest.raises(ArtifactIntegrityError, match=r"head-0\.ubj"):
+        load_head(description, {"head-0.ubj": raw})
+
+
+def plain(value):
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | np.ndarray):
+        return [
+            plain(item) for item in (value.tolist() if isinstance(value, np.ndarray) else value)
+        ]
+    return value
