@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import yaml
 
 from router_runtime.artifacts import Artifact
+from router_runtime.config import CandidateConfig
+from router_runtime.types import Json
 from router_training.evaluate import EvaluationReport, Strategy
 
 _COST = {"usd": "USD per 1,000 calls", "relative": "relative cost", "unknown": "cost"}
 
 
-def render_card(artifact: Artifact, report: EvaluationReport) -> str:
+def render_card(
+    artifact: Artifact, report: EvaluationReport, *, candidates: Sequence[CandidateConfig] = ()
+) -> str:
     """Return the card as Markdown with YAML front matter.
 
     Parameters
@@ -22,6 +26,8 @@ def render_card(artifact: Artifact, report: EvaluationReport) -> str:
         What the card is about.
     report : EvaluationReport
         Its held-out figures.
+    candidates : sequence of CandidateConfig
+        As configured for training; their prices are chosen, so that the artifact has none.
     """
     sections = [
         _front_matter(artifact, report),
@@ -32,7 +38,7 @@ def render_card(artifact: Artifact, report: EvaluationReport) -> str:
         "## Probabilities per model\n",
         _models(report),
         "## Use\n",
-        _use(artifact),
+        _use(artifact, candidates),
         "## Limits\n",
         _limits(artifact, report),
     ]
@@ -111,13 +117,26 @@ def _models(report: EvaluationReport) -> str:
     return _table(header, rows())
 
 
-def _use(artifact: Artifact) -> str:
-    policy = yaml.safe_dump({"recommended": dict(artifact.recommended_policy or {})})
-    lines = "".join(f"  {line}\n" for line in policy.splitlines())
+def _use(artifact: Artifact, candidates: Sequence[CandidateConfig]) -> str:
+    content: dict[str, Json] = {"artifact": "."}
+    if candidates:
+        content["candidates"] = [_candidate(entry) for entry in candidates]
+    content["policies"] = {"recommended": dict(artifact.recommended_policy or {})}
+    content["policy"] = "recommended"
     return (
-        "Recommended lines of a runtime config, tuned on the calibration rows:\n\n"
-        f"```yaml\npolicies:\n{lines}policy: recommended\n```\n"
+        "A runtime config with the policy that was tuned on the calibration rows and, where they "
+        "were configured, the prices that it was tuned with; `artifact` is relative to the "
+        f"config:\n\n```yaml\n{yaml.safe_dump(content, sort_keys=False)}```\n"
     )
+
+
+def _candidate(entry: CandidateConfig) -> dict[str, Json]:
+    content = entry.model_dump(mode="json", exclude_defaults=True)
+    if entry.price is not None:
+        content["price"] = {key: float(value) for key, value in content["price"].items()}
+    if "modalities" in content:
+        content["modalities"] = sorted(content["modalities"])
+    return content
 
 
 def _limits(artifact: Artifact, report: EvaluationReport) -> str:

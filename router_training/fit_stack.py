@@ -31,9 +31,10 @@ def fit(data: FitData, config: StackConfig, *, seed: int, progress: Progress = u
 
     Every member is fitted once on all rows, which settles its choices, and once per fold without
     the fold's rows. The weights are those that predict the left-out rows best, not negative, pulled
-    towards weights common to all models and those towards equal ones. On validation the weighted
-    combination is then compared with each member alone and the lowest log loss is kept, so that a
-    stack does not end up behind its best member.
+    towards weights common to all models and those towards equal ones. A member replaces the
+    combination only if its validation log loss is lower by more than a standard error of the
+    difference: a stack must not end up clearly behind its best member, and a few hundred rows
+    cannot tell smaller differences from chance.
 
     Parameters
     ----------
@@ -169,14 +170,28 @@ def _weights(L: F64, Y: F64, *, shrinkage: float) -> tuple[F64, F64]:
 def _best_on_validation(
     data: FitData, heads: Sequence[Head], weight: F64, intercept: F64
 ) -> tuple[StackHead, dict[str, Json]]:
-    """Return the combination, or the member that alone has the lower validation log loss."""
+    """Return the combination, or the member that is better alone by more than a standard error."""
     stack = StackHead(heads, weight=weight, intercept=intercept)
-    loss = log_loss(stack.predict_proba(data.X_validation), data.Y_validation)
-    alone = [log_loss(head.predict_proba(data.X_validation), data.Y_validation) for head in heads]
-    best = int(np.argmin(alone))
-    comparison: dict[str, Json] = {"stack": loss, "members": alone, "kept": "stack"}
-    if loss <= alone[best]:
+    P = stack.predict_proba(data.X_validation)
+    alone = [head.predict_proba(data.X_validation) for head in heads]
+    losses = [log_loss(p, data.Y_validation) for p in alone]
+    best = int(np.argmin(losses))
+    comparison: dict[str, Json] = {
+        "stack": log_loss(P, data.Y_validation),
+        "members": losses,
+        "kept": "stack",
+    }
+    excess = _row_losses(P, data.Y_validation) - _row_losses(alone[best], data.Y_validation)
+    if excess.mean() <= excess.std() / np.sqrt(len(excess)):
         return stack, comparison
     ones = np.ones((1, data.n_models))
     only = StackHead([heads[best]], weight=ones, intercept=np.zeros(data.n_models))
     return only, comparison | {"kept": f"member {best}"}
+
+
+def _row_losses(P: F64, Y: F64) -> F64:
+    """Return the mean log loss of each row with a score, (n_scored_rows,), in nats."""
+    scored = ~np.isnan(Y).all(axis=1)
+    p, y = np.clip(P[scored], 1e-7, 1 - 1e-7), Y[scored]
+    rows: F64 = np.nanmean(-(y * np.log(p) + (1 - y) * np.log1p(-p)), axis=1)
+    return rows

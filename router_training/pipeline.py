@@ -274,7 +274,7 @@ class Walk:
             artifact,
             self.config.output,
             created_by=f"model-router {__version__}",
-            card=render_card(artifact, self.report),
+            card=render_card(artifact, self.report, candidates=self.config.candidates),
             exports=export_files(head, self.data.model_ids, hyperparameters=settings)
             if export_legacy
             else None,

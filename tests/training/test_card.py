@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import yaml
 
-from router_runtime.config import RuntimeConfig, validate
+from router_runtime.config import CandidateConfig, RuntimeConfig, validate
+from router_training.card import render_card
 
 
 def card_of(trained) -> str:
@@ -29,10 +32,22 @@ def test_every_strategy_and_model_has_its_line(trained):
 def test_the_recommended_lines_are_a_valid_config(trained):
     card = card_of(trained)
     lines = card.split("```yaml\n", 1)[1].split("```", 1)[0]
-    content = {"artifact": "x", **yaml.safe_load(lines)}
-    config = validate(RuntimeConfig, content, source="card")
+    config = validate(RuntimeConfig, yaml.safe_load(lines), source="card")
     recommended = trained[1].artifact.recommended_policy
     assert config.policies["recommended"].model_dump(mode="json") == recommended
+    assert config.artifact == Path(".")
+
+
+def test_the_prices_that_were_tuned_with_are_told(trained):
+    price = {"input_mtok": 1.5, "output_mtok": 2, "image": 0.0009}
+    candidates = [
+        CandidateConfig(id="sim-large-vl", modalities=["text", "image"], price=price),
+        CandidateConfig(id="sim-small-text", price=price, context_window=8000),
+    ]
+    card = render_card(trained[1].artifact, trained[1].report, candidates=candidates)
+    lines = card.split("```yaml\n", 1)[1].split("```", 1)[0]
+    config = validate(RuntimeConfig, yaml.safe_load(lines), source="card")
+    assert config.candidates == tuple(candidates)
 
 
 def test_it_says_where_the_router_fails(trained):
