@@ -158,12 +158,21 @@ class Artifact:
             If an encoder is not the one that the artifact was trained with.
         EncoderError, MissingDependencyError
             If it cannot be built at all.
+        ConfigError
+            If a server is configured that no encoder would use.
 
         Notes
         -----
         The key of a remote encoder is taken from ``runtime.api_key_env`` alone: an artifact from
         elsewhere must not choose which variable of the environment is sent to the server it names.
         """
+        remote = any(isinstance(spec, RemoteSpec) for spec in self.features.encoders)
+        if not remote and (runtime.url or runtime.api_key_env):
+            raise ConfigError(
+                "An embedding server (url, api_key_env) is configured, but the artifact has no "
+                f"remote encoder ({', '.join(spec.kind for spec in self.features.encoders)}). "
+                "Remove it from the config."
+            )
         built = []
         entries = zip(
             _without_key_names(self.features).encoders,

@@ -220,7 +220,14 @@ class PriceTable:
             return "usd"
         return "relative" if any(f is not None for f in self.factors) else "unknown"
 
-    def expected(self, input_tokens: F64, output_tokens: F64, n_images: F64) -> F64:
+    def expected(
+        self,
+        input_tokens: F64,
+        output_tokens: F64,
+        n_images: F64,
+        *,
+        cached_input_tokens: F64 | None = None,
+    ) -> F64:
         """Return the expected cost of each query at each model.
 
         Parameters
@@ -228,6 +235,8 @@ class PriceTable:
         input_tokens : ndarray of shape (n_queries, n_models) or (n_queries,)
         output_tokens : ndarray of shape (n_queries, n_models)
         n_images : ndarray of shape (n_queries,)
+        cached_input_tokens : ndarray of shape (n_queries, n_models), optional
+            The part of ``input_tokens`` at the cached price; NaN counts as none.
 
         Returns
         -------
@@ -241,11 +250,18 @@ class PriceTable:
         dollars: F64 = (
             input_tokens * self._rate("input_mtok") + output_tokens * self._rate("output_mtok")
         ) / 1e6 + np.asarray(n_images)[:, None] * self._rate("image")
+        if cached_input_tokens is not None:
+            full, cached = self._rate("input_mtok"), self._rate("cached_input_mtok")
+            discount = full - np.where(np.isnan(cached), full, cached)
+            dollars -= np.nan_to_num(cached_input_tokens) * discount / 1e6
         return dollars
 
     def _rate(self, field: str) -> F64:
         return _column_values(
-            tuple(None if price is None else float(getattr(price, field)) for price in self.prices)
+            tuple(
+                None if price is None or (rate := getattr(price, field)) is None else float(rate)
+                for price in self.prices
+            )
         )
 
 

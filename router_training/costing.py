@@ -31,6 +31,11 @@ def fill_costs(
     if prices is None or prices.unit != "usd":
         return labels
     n_images = np.array([len(query.images) for query in queries], dtype=np.float64)
-    from_usage = prices.expected(labels.input_tokens, labels.output_tokens, n_images)
+    from_usage = prices.expected(
+        labels.input_tokens,
+        labels.output_tokens,
+        n_images,
+        cached_input_tokens=labels.cached_input_tokens,
+    )
     recorded = ~np.isnan(labels.cost_usd)
     return replace(labels, cost_usd=np.where(recorded, labels.cost_usd, from_usage))

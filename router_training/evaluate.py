@@ -221,7 +221,7 @@ def evaluate(
     reference = single_model(best, eligible)
     choices = [
         *((model_id, "model", single_model(j, eligible)) for j, model_id in enumerate(model_ids)),
-        *_references(P, labels.Y, cost, expected_cost, eligible),
+        *_references(labels.Y, cost, expected_cost, eligible),
         ("best_single", "best_single", reference),
         ("router", "router", chosen),
     ]
@@ -259,7 +259,7 @@ def evaluate(
 
 
 def _references(
-    P: F64, Y: F64, cost: F64, expected_cost: F64, eligible: Bool
+    Y: F64, cost: F64, expected_cost: F64, eligible: Bool
 ) -> list[tuple[str, str, Int]]:
     """Return name, kind and chosen columns of the cheapest (if costs are known) and the oracle."""
     known = eligible & ~np.isnan(Y)
@@ -268,8 +268,8 @@ def _references(
     if np.isnan(expected_cost[eligible]).any():
         return [("oracle", "oracle", oracle)]
     everyone = CheapestQualified(np.zeros(Y.shape[1]))
-    # Ties go by P: by the scores they would go as only the oracle knows.
-    cheapest = everyone.rank(P, expected_cost, eligible)[:, 0]
+    # Ties go to the first: a reference knows neither the scores nor the router's probabilities.
+    cheapest = everyone.rank(np.zeros(Y.shape), expected_cost, eligible)[:, 0]
     return [("cheapest", "cheapest", cheapest), ("oracle", "oracle", oracle)]
 
 

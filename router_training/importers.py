@@ -116,6 +116,8 @@ def import_file(
         Naming file, row and field.
     """
     path = Path(path)
+    if image_root is not None and not Path(image_root).is_dir():
+        raise DataError("The folder of pictures does not exist.", file=str(image_root))
     if source != "auto" and source not in _ROWS:
         raise ConfigError(f"Source {source!r} is unknown; known: auto, {', '.join(_ROWS)}.")
     known = detect_format(path) if source == "auto" else source

@@ -30,6 +30,9 @@ _LONGEST_NUMBER = 18  # digits that every reader of JSON and int64 holds exactly
 
 OnBadRow: TypeAlias = Literal["error", "skip"]
 
+ARRAYS = ("Y", "cost_usd", "input_tokens", "output_tokens", "cached_input_tokens")
+"""The arrays of a ``LabelMatrix``, in order."""
+
 
 @dataclass(frozen=True, eq=False)
 class LabelMatrix:
@@ -45,6 +48,8 @@ class LabelMatrix:
         USD of the recorded call; NaN where unknown.
     input_tokens, output_tokens : ndarray of shape (n_samples, n_models), float64
         Tokens of the recorded call; NaN where unknown.
+    cached_input_tokens : ndarray of shape (n_samples, n_models), float64
+        The part of ``input_tokens`` that came from the provider's cache; NaN where not told.
 
     Raises
     ------
@@ -57,12 +62,13 @@ class LabelMatrix:
     cost_usd: F64
     input_tokens: F64
     output_tokens: F64
+    cached_input_tokens: F64
 
     def __post_init__(self) -> None:
         if len(set(self.model_ids)) != len(self.model_ids):
             raise DataError(f"A model is repeated in {', '.join(self.model_ids)}.")
         shape = (len(self.Y), len(self.model_ids))
-        for name in ("Y", "cost_usd", "input_tokens", "output_tokens"):
+        for name in ARRAYS:
             array = np.array(getattr(self, name), dtype=np.float64)
             if array.shape != shape:
                 raise DataError(f"LabelMatrix.{name} has shape {array.shape}; expected {shape}.")
@@ -73,7 +79,7 @@ class LabelMatrix:
     def of_scores(cls, model_ids: Sequence[str], Y: F64) -> LabelMatrix:
         """Return labels that hold nothing but scores."""
         unknown = np.full(np.shape(Y), np.nan)
-        return cls(tuple(model_ids), Y, unknown, unknown, unknown)
+        return cls(tuple(model_ids), Y, *[unknown] * (len(ARRAYS) - 1))
 
     def __len__(self) -> int:
         return len(self.Y)
@@ -81,8 +87,7 @@ class LabelMatrix:
     def take(self, indices: npt.ArrayLike) -> LabelMatrix:
         """Return the rows at ``indices``, in that order; a boolean mask works too."""
         rows = _rows(indices)
-        arrays = (self.Y, self.cost_usd, self.input_tokens, self.output_tokens)
-        return LabelMatrix(self.model_ids, *(array[rows] for array in arrays))
+        return LabelMatrix(self.model_ids, *(getattr(self, name)[rows] for name in ARRAYS))
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,7 @@ class Evaluations:
             ]
             digest.update(json.dumps(content, sort_keys=True).encode())
         labels = self.labels
-        for array in (labels.Y, labels.cost_usd, labels.input_tokens, labels.output_tokens):
+        for array in (getattr(labels, name) for name in ARRAYS):
             digest.update(np.where(np.isnan(array), np.nan, array).astype("<f8").tobytes())
         return digest.hexdigest()
 
@@ -267,7 +272,7 @@ def evaluations_from_rows(
     if not labelled:
         raise DataError(f"No usable row{reader.summary()}.", file=source)
     stacked = np.stack([values for _, values in labelled])
-    labels = LabelMatrix(columns, stacked[:, 0], stacked[:, 1], stacked[:, 2], stacked[:, 3])
+    labels = LabelMatrix(columns, *stacked.swapaxes(0, 1))
     samples = tuple(record.sample for record, _ in labelled)
     return Evaluations(samples, labels, tuple(sorted(reader.skipped, key=lambda skip: skip.row)))
 
@@ -354,9 +359,9 @@ def _columns(
 
 
 def _values(record: Record, columns: tuple[str, ...]) -> F64:
-    """Return float64 (4, n_models): score, USD, input and output tokens."""
+    """Return float64 (5, n_models), in the order of ``ARRAYS``."""
     places = {name: at for at, name in enumerate(columns)}
-    values = np.full((4, len(columns)), np.nan)
+    values = np.full((len(ARRAYS), len(columns)), np.nan)
     if record.scores is None:
         values[0] = 0.0
         if isinstance(record.label, int):
@@ -395,17 +400,20 @@ def _written(evaluations: Evaluations) -> Iterator[dict[str, Json]]:
             "model_scores": _named(labels.model_ids, labels.Y[at], keep_missing=True),
             "model_costs": _named(labels.model_ids, labels.cost_usd[at]),
             "model_usage": {
-                name: {"input_tokens": _or_none(tokens_in), "output_tokens": _or_none(tokens_out)}
-                for name, tokens_in, tokens_out in zip(
-                    labels.model_ids, labels.input_tokens[at], labels.output_tokens[at], strict=True
-                )
-                if not (math.isnan(tokens_in) and math.isnan(tokens_out))
+                name: usage
+                for column, name in enumerate(labels.model_ids)
+                if (usage := _usage(labels, at, column))
             },
             "group": sample.group,
             "dataset": sample.dataset,
             "messages": None if sample.messages is None else list(sample.messages),
             "contaminated": sample.contaminated,
         }
+
+
+def _usage(labels: LabelMatrix, row: int, column: int) -> dict[str, float]:
+    tokens = {name: float(getattr(labels, name)[row, column]) for name in ARRAYS[2:]}
+    return {name: value for name, value in tokens.items() if not math.isnan(value)}
 
 
 def _is_whole(text: str) -> bool:
@@ -443,7 +451,7 @@ def _flat(record: dict[str, Json]) -> dict[str, Json]:
 
 
 def _parquet_columns(model_ids: Sequence[str]) -> dict[str, Json]:
-    tokens = {"input_tokens": "float", "output_tokens": "float"}
+    tokens = dict.fromkeys(ARRAYS[2:], "float")
     return {
         "idx": "string",
         "prompt": "string",

@@ -37,7 +37,7 @@ from router_training.config import TrainingConfig
 from router_training.embed import FeatureFiles
 from router_training.evaluate import EvaluationReport
 from router_training.fit_mlp import SEARCH_GRID
-from router_training.labels import Evaluations, LabelMatrix, read_evaluations
+from router_training.labels import ARRAYS, Evaluations, LabelMatrix, read_evaluations
 from router_training.pipeline import Walk
 from router_training.splits import Split, split_by_group
 from router_training.stage_files import (
@@ -100,10 +100,7 @@ class EmbeddedWalk(Walk):
         first, second = self._train.labels, self._test.labels
         labels = LabelMatrix(
             first.model_ids,
-            *(
-                np.concatenate([getattr(first, name), getattr(second, name)])
-                for name in ("Y", "cost_usd", "input_tokens", "output_tokens")
-            ),
+            *(np.concatenate([getattr(first, name), getattr(second, name)]) for name in ARRAYS),
         )
         return Evaluations(self._train.samples + self._test.samples, labels)
 

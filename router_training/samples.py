@@ -41,6 +41,8 @@ _SHAPES: Final = (
 _ROLES: Final = {"system": "system", "human": "user", "gpt": "assistant"}
 _PLACEHOLDER: Final = "<image>"
 _INPUT_NAMES: Final = ("input_tokens", "prompt_tokens")
+_CACHED_NAMES: Final = ("cached_input_tokens", "cached_tokens")
+_DETAILS: Final = ("input_tokens_details", "prompt_tokens_details")
 _OUTPUT_NAMES: Final = ("output_tokens", "completion_tokens")
 _SHOWN: Final = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 80  # an error quotes a value, not a whole prompt
@@ -83,10 +85,11 @@ class Sample:
 
 
 class Tokens(NamedTuple):
-    """Tokens of one recorded call; NaN where unknown."""
+    """Tokens of one recorded call, ``cached`` being a part of ``input``; NaN where unknown."""
 
     input: float
     output: float
+    cached: float
 
 
 @dataclass(frozen=True)
@@ -463,7 +466,16 @@ def _cost_value(value: Any) -> float:
 def _tokens(value: Any) -> Tokens:
     if not isinstance(value, Mapping):
         raise DataError("It must be an object with input_tokens and output_tokens.")
-    return Tokens(_token_count(value, _INPUT_NAMES), _token_count(value, _OUTPUT_NAMES))
+    details: Any = next((value[name] for name in _DETAILS if value.get(name) is not None), {})
+    if not isinstance(details, Mapping):
+        raise DataError("The details of input tokens must be an object with cached_tokens.")
+    cached = _token_count({**details, **value}, _CACHED_NAMES)
+    tokens = Tokens(_token_count(value, _INPUT_NAMES), _token_count(value, _OUTPUT_NAMES), cached)
+    if tokens.cached > tokens.input:
+        raise DataError(
+            f"{cached:g} cached tokens are more than the {tokens.input:g} input tokens."
+        )
+    return tokens
 
 
 def _token_count(usage: Mapping[str, Any], names: Sequence[str]) -> float:

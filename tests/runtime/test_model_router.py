@@ -227,6 +227,7 @@ def test_no_eligible_candidate_is_an_error_with_every_reason(folder):
         ({"model_costs": {"gpt-9": 1.0}}, "gpt-9"),
         ({"model_thresholds": {LARGE: 1.5}}, "less than or equal to 1"),
         ({"model_costs": {LARGE: -1.0}}, "greater than or equal to 0"),
+        ({"clip_server": "http://127.0.0.1:9"}, "no remote encoder"),
         ({"threshold_config": "balancd"}, "Unknown threshold_config 'balancd'"),
         (
             {"threshold_config": "none", "model_thresholds": {LARGE: 0.5}},

@@ -115,6 +115,7 @@ def test_simulated_records_are_equal_for_equal_seeds(folder):
         (["run", "train.yml", "--data", "no.jsonl"], "no.jsonl"),
         (["import", "no.jsonl", "--output", "o.json"], "no.jsonl"),
         (["import", "train.yml", "--output", "o.json"], "train.yml"),
+        (["import", "train.yml", "--image-root", "no", "--output", "o.json"], "no: The folder"),
         (["report", "nowhere"], "nowhere"),
         (["run"], "Missing argument 'config'. Try: "),
         (["run", "train.yml", "--seed", "x"], "--seed"),

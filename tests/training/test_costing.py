@@ -18,6 +18,7 @@ def labels() -> LabelMatrix:
         cost_usd=np.array([[0.5, NAN], [NAN, NAN]]),
         input_tokens=np.array([[1e6, 1e6], [1e6, NAN]]),
         output_tokens=np.array([[1e6, 2e6], [0, NAN]]),
+        cached_input_tokens=np.array([[NAN, NAN], [4e5, NAN]]),
     )
 
 
@@ -30,6 +31,13 @@ def table(**options) -> PriceTable:
 def test_recorded_dollars_stay_and_usage_fills_the_rest():
     filled = fill_costs(labels(), QUERIES, prices=table())
     np.testing.assert_allclose(filled.cost_usd, [[0.5, 1 + 4], [1 + 3, NAN]])
+
+
+def test_cached_tokens_have_their_own_price():
+    price = Price(input_mtok=1, output_mtok=2, image=3, cached_input_mtok=0.5)
+    filled = fill_costs(labels(), QUERIES, prices=table(prices=(price, price)))
+    # .6 M input tokens at 1, .4 M cached ones at .5, one picture at 3
+    np.testing.assert_allclose(filled.cost_usd, [[0.5, 1 + 4], [0.6 + 0.2 + 3, NAN]])
 
 
 def test_without_prices_nothing_changes():

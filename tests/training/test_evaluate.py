@@ -21,9 +21,8 @@ COST = np.tile([4.0, 1.0], (4, 1))
 
 def report_on(scores=Y, probabilities=P, expected_cost=COST, cost_usd=None, **arguments):
     unknown = np.full(scores.shape, NAN)
-    labels = LabelMatrix(
-        MODELS, scores, unknown if cost_usd is None else cost_usd, unknown, unknown
-    )
+    cost = unknown if cost_usd is None else cost_usd
+    labels = LabelMatrix(MODELS, scores, cost, unknown, unknown, unknown)
     arguments.setdefault("policy", CheapestQualified(np.full(2, 0.5)))
     return evaluate(
         P=probabilities,

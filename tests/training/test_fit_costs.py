@@ -23,6 +23,7 @@ def labels(*, cost_usd=None, input_tokens=None, output_tokens=None):
         "cost_usd": cost_usd,
         "input_tokens": input_tokens,
         "output_tokens": output_tokens,
+        "cached_input_tokens": None,
     }
     n = len(next(a for a in arrays.values() if a is not None))
     columns = {
@@ -148,7 +149,7 @@ def test_real_dollars_are_foretold_without_bias_and_within_a_fifth():
     usd = np.array([[row["costs"][m] for m in model_ids] for row in rows])
     Z = query_sizes([Query(row["prompt"]) for row in rows])
     unknown = np.full(usd.shape, NAN)
-    table = LabelMatrix(model_ids, np.zeros(usd.shape), usd, unknown, unknown)
+    table = LabelMatrix(model_ids, np.zeros(usd.shape), usd, unknown, unknown, unknown)
     order = np.random.default_rng(0).permutation(len(rows))
     train, test = order[:2000], order[2000:]
     expected = fit_costs(Z[train], table.take(train)).expected_usd(Z[test])

@@ -114,7 +114,9 @@ def test_an_outcome_leaves_out_unscored_choices_and_counts_them():
 
 def test_recorded_dollars_stand_before_expected_ones_but_not_beside_factors():
     unknown = np.full((1, 2), NAN)
-    labels = LabelMatrix(("a", "b"), np.ones((1, 2)), np.array([[0.5, NAN]]), unknown, unknown)
+    labels = LabelMatrix(
+        ("a", "b"), np.ones((1, 2)), np.array([[0.5, NAN]]), unknown, unknown, unknown
+    )
     expected = np.array([[0.1, 0.2]])
     assert actual_cost(labels, expected).tolist() == [[0.5, 0.2]]
     assert actual_cost(labels, expected, cost_unit="relative").tolist() == [[0.1, 0.2]]

@@ -87,6 +87,8 @@ def test_a_missing_score_is_nan_and_never_0(read, score):
         ({"model_costs": 3}, "model_costs"),
         ({"model_usage": {"a": 12}}, "model_usage.a"),
         ({"model_usage": {"a": {"output_tokens": -1}}}, "model_usage.a"),
+        ({"model_usage": {"a": {"input_tokens": 1, "cached_tokens": 2}}}, "model_usage.a"),
+        ({"model_usage": {"a": {"prompt_tokens_details": 2}}}, "model_usage.a"),
         ({"prompt": None}, "prompt"),
         ({"prompt": "  "}, "prompt"),
         ({"prompt": 3}, "prompt"),
@@ -137,15 +139,17 @@ def test_costs_and_usage_are_read_under_both_names(read):
         record(
             model_costs={"a": 0.002, "b": None},
             model_usage={
-                "a": {"input_tokens": 10, "output_tokens": 5},
-                "b": {"prompt_tokens": 7, "completion_tokens": None},
+                "a": {"input_tokens": 10, "output_tokens": 5, "cached_input_tokens": 4},
+                "b": {"prompt_tokens": 7, "prompt_tokens_details": {"cached_tokens": 3}},
+                "c": {"input_tokens": 7, "completion_tokens": None},
             },
         )
     )
     assert found.costs == {"a": 0.002}
-    assert found.tokens["a"] == Tokens(10, 5)
-    assert found.tokens["b"].input == 7
-    assert math.isnan(found.tokens["b"].output)
+    assert found.tokens["a"] == Tokens(10, 5, 4)
+    assert (found.tokens["b"].input, found.tokens["b"].cached) == (7, 3)
+    assert math.isnan(found.tokens["c"].output)
+    assert math.isnan(found.tokens["c"].cached)
 
 
 def test_pictures_come_as_base64_data_uri_bytes_struct_or_path(read, tmp_path):
