@@ -142,7 +142,7 @@ def test_sizes_of_other_queries_are_refused():
 def test_real_dollars_are_foretold_without_bias_and_within_a_fifth():
     path = DATA / "routerbench_0shot_arc_mbpp_winogrande.jsonl.gz"
     if not path.exists():
-        pytest.skip("the RouterBench table is not here")
+        pytest.skip("the shared RouterBench table is not here")
     with gzip.open(path, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     model_ids = tuple(sorted(rows[0]["costs"]))

@@ -182,8 +182,8 @@ def test_a_feature_that_training_never_varied_cannot_move_a_prediction():
     np.testing.assert_array_equal(head.predict_proba(query), head.predict_proba(surprising))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_cuda_without_a_gpu_is_a_config_error():
+def test_cuda_without_a_gpu_is_a_config_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"'cuda'.*'auto' or 'cpu'"):
         fit_mlp.fit(noisy(), TINY.model_copy(update={"device": "cuda"}), seed=0)
 

@@ -191,7 +191,7 @@ def test_an_unknown_source_is_a_config_error(save):
         import_file(save("e.jsonl", "{}"), source="routerbank")
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the tables of real outcomes are not here")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared tables are not here")
 def test_the_shared_mmlu_table_drops_and_lists_contaminated_rows():
     found = import_file(SHARED / "routellm_mmlu_gpt4_mixtral.jsonl.gz")
     assert len(found) + len(found.skipped) == 14042

@@ -359,7 +359,7 @@ def test_any_records_survive_writing_and_reading(rows, tmp_path_factory):
         assert read_evaluations(folder / name).fingerprint == first.fingerprint
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the tables of real outcomes are not here")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared tables are not here")
 @pytest.mark.parametrize(
     ("name", "image_root", "shape", "n_groups", "n_pictures"),
     [

@@ -74,7 +74,7 @@ def test_state_dict_keys_are_those_of_a_plain_sequential():
     assert {"network.5.weight", "network.8.weight", "network.8.bias"} <= keys
 
 
-@pytest.mark.skipif(not CHECKPOINT.is_file(), reason="the published checkpoint is not here")
+@pytest.mark.skipif(not CHECKPOINT.is_file(), reason="the shared checkpoint is not here")
 def test_a_published_checkpoint_loads_and_folds():
     checkpoint = torch.load(CHECKPOINT, weights_only=True, map_location="cpu")
     network = RouterNetwork(
