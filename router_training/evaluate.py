@@ -206,8 +206,8 @@ def evaluate(
     DataError
         Shapes, model ids or the number of groups disagree, or no query has a scored eligible model.
     """
-    n, m = labels.Y.shape
-    eligible = np.ones((n, m), dtype=np.bool_) if eligible is None else eligible
+    n = len(labels)
+    eligible = np.ones(P.shape, dtype=np.bool_) if eligible is None else eligible
     check_aligned(P, labels, expected_cost, eligible, model_ids=model_ids)
     if groups is not None and len(groups) != n:
         raise DataError(f"There are {len(groups)} groups for {n} queries; give one per query.")
@@ -219,16 +219,12 @@ def evaluate(
     ranking = policy.rank(P, expected_cost, eligible)
     chosen = ranking[:, 0]
     reference = single_model(best, eligible)
+    singles = [(name, "model", single_model(j, eligible)) for j, name in enumerate(model_ids)]
     choices = [
-        *((model_id, "model", single_model(j, eligible)) for j, model_id in enumerate(model_ids)),
         *_references(labels.Y, cost, expected_cost, eligible),
         ("best_single", "best_single", reference),
         ("router", "router", chosen),
     ]
-    strategies = [
-        _strategy(name, kind, columns, reference, labels.Y, cost) for name, kind, columns in choices
-    ]
-    strategies.insert(m, _random(labels.Y, cost, eligible, reference))
     gap, cost_ratio = _bootstrap(
         [pick(columns, labels.Y) for columns in (chosen, reference)],
         [pick(columns, cost) for columns in (chosen, reference)],
@@ -246,7 +242,11 @@ def evaluate(
         if cost_unit == "relative"
         else mean(~np.isnan(labels.cost_usd[scored])),
         best_single=model_ids[best],
-        strategies=tuple(strategies),
+        strategies=(
+            *(_strategy(*single, reference, labels.Y, cost) for single in singles),
+            _random(labels.Y, cost, eligible, reference),
+            *(_strategy(*choice, reference, labels.Y, cost) for choice in choices),
+        ),
         models=tuple(
             _model_report(j, model_id, P, labels.Y, chosen) for j, model_id in enumerate(model_ids)
         ),

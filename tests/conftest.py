@@ -13,13 +13,22 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Under MODEL_ROUTER_NO_SKIP a test may not be skipped, but for want of the shared tables."""
-    report = yield
-    if report.skipped and os.environ.get("MODEL_ROUTER_NO_SKIP"):
-        reason = str(report.longrepr)
-        if "shared" not in reason:
-            report.outcome = "failed"
-            report.longrepr = f"skipped although MODEL_ROUTER_NO_SKIP is set: {reason}"
+    return failed_if_forbidden((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return failed_if_forbidden((yield))
+
+
+def failed_if_forbidden(report):
+    """Under MODEL_ROUTER_NO_SKIP nothing may be skipped, but for want of the shared tables."""
+    reason = str(report.longrepr)
+    if report.skipped and os.environ.get("MODEL_ROUTER_NO_SKIP") and "shared" not in reason:
+        report.outcome = "failed"
+        report.longrepr = f"skipped although MODEL_ROUTER_NO_SKIP is set: {reason}"
     return report
 
 
