@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from router_runtime.config import (
     CandidateConfig,
     EncoderRuntime,
+    Probability,
     StrictModel,
     check_candidates,
     read_yaml,
@@ -22,7 +23,8 @@ from router_runtime.config import (
 from router_runtime.errors import ConfigError
 from router_runtime.prediction.features import FeatureSpec
 from router_runtime.types import Json
-from router_training.fitting import HeadConfig, MlpConfig
+from router_training import recipe
+from router_training.fitting import HeadConfig
 
 
 class DataConfig(StrictModel):
@@ -68,6 +70,54 @@ class CalibrationConfig(StrictModel):
     method: Literal["auto", "none", "temperature", "sigmoid", "isotonic"] = "auto"
 
 
+class NoveltyFallbackConfig(StrictModel):
+    """Who takes queries whose novelty is above a bound; part of the recommended policy.
+
+    ``model`` is by default the one that is best alone on the training and calibration rows.
+    """
+
+    novelty_above: Probability = 0.99
+    model: str | None = Field(default=None, min_length=1)
+
+
+class NoveltyConfig(StrictModel):
+    """How the router knows queries unlike its training data, and what it then does.
+
+    Parameters
+    ----------
+    enabled : bool
+        False: the artifact knows nothing of novelty.
+    components : int
+        Principal components of the features in which distances are taken.
+    neighbours : int
+        The distance is the mean over this many nearest training rows.
+    shrink_above : float
+        Above this novelty probabilities go to each model's base rate, wholly so at 1; 1 never.
+    fallback : NoveltyFallbackConfig or "off"
+        The recommended policy's fallback.
+    """
+
+    enabled: bool = True
+    components: int = Field(default=32, ge=1, le=1024)
+    neighbours: int = Field(default=1, ge=1, le=100)
+    shrink_above: Probability = 0.98
+    fallback: NoveltyFallbackConfig | Literal["off"] = NoveltyFallbackConfig()
+
+    @field_validator("fallback", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: Json) -> Json:
+        """Let YAML's unquoted ``off``, which it reads as false, be ``off``."""
+        return "off" if value is False else value
+
+    @model_validator(mode="after")
+    def _nothing_unused(self) -> NoveltyConfig:
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        unused = [name for name, value in self if name != "enabled" and value != defaults[name]]
+        if unused and not self.enabled:
+            raise ValueError(f"without novelty '{unused[0]}' would change nothing; remove it")
+        return self
+
+
 class TuneConfig(StrictModel):
     """The outcome that thresholds or lambda are tuned to, on the calibration split.
 
@@ -98,7 +148,7 @@ class TrainingConfig(StrictModel):
 
     Parameters
     ----------
-    data, split, features, head, calibration, tune
+    data, split, features, head, calibration, novelty, tune
         One section a stage.
     encoder : EncoderRuntime
         Device and batch size of the encoders.
@@ -114,10 +164,11 @@ class TrainingConfig(StrictModel):
 
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
-    features: FeatureSpec = FeatureSpec()
+    features: FeatureSpec = recipe.FEATURES
     encoder: EncoderRuntime = EncoderRuntime()
-    head: HeadConfig = MlpConfig()
+    head: HeadConfig = recipe.HEAD
     calibration: CalibrationConfig = CalibrationConfig()
+    novelty: NoveltyConfig = NoveltyConfig()
     candidates: tuple[CandidateConfig, ...] = ()
     tune: TuneConfig = TuneConfig()
     output: Path

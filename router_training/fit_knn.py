@@ -12,11 +12,13 @@ from scipy.linalg import eigh
 from router_runtime.prediction.heads.knn import KnnDescription, KnnHead, project
 from router_runtime.types import F32, F64, Int, Json
 from router_training.fitting import (
+    FitArrays,
     FitData,
     FitResult,
     KnnConfig,
     base_rates,
     check_fit_data,
+    in_memory,
     log_loss,
     standardisation,
 )
@@ -55,6 +57,7 @@ def fit(data: FitData, config: KnnConfig, *, seed: int) -> FitResult:
         See ``fitting.check_fit_data``.
     """
     check_fit_data(data)
+    data = in_memory(data, seed=seed)
     n = len(data.X_train)
     sample = np.random.default_rng(seed).permutation(n)[:_BANDWIDTH_ROWS]
     widest = min(max(config.components), data.n_features)
@@ -94,7 +97,7 @@ def _principal_components(X: F32, n_components: int) -> tuple[F64, F64]:
     return projection, mean @ projection
 
 
-def _tensors(data: FitData, projection: F64, center: F64, metric: str) -> dict[str, NDArray[Any]]:
+def _tensors(data: FitArrays, projection: F64, center: F64, metric: str) -> dict[str, NDArray[Any]]:
     projection = projection.astype(np.float32).astype(np.float64)  # as the head will read it
     rows = project(data.X_train, projection, center, metric=metric)
     return {

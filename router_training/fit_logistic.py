@@ -16,6 +16,7 @@ from router_training.fitting import (
     LogisticConfig,
     base_rates,
     check_fit_data,
+    in_memory,
     log_loss,
     standardisation,
 )
@@ -37,7 +38,8 @@ def fit(data: FitData, config: LogisticConfig, *, seed: int) -> FitResult:
     config : LogisticConfig
         The grid of ``C``.
     seed : int
-        Unused; the problem is convex and the optimiser deterministic.
+        Decides which rows are used where there are more than ``fitting.MATRIX_ROWS``; the problem
+        is convex and the optimiser deterministic.
 
     Returns
     -------
@@ -50,6 +52,7 @@ def fit(data: FitData, config: LogisticConfig, *, seed: int) -> FitResult:
         See ``fitting.check_fit_data``.
     """
     check_fit_data(data)
+    data = in_memory(data, seed=seed)
     mean, scale = standardisation(data.X_train)
     X = (data.X_train - mean) / scale
     X_validation = (data.X_validation - mean) / scale

@@ -1,7 +1,8 @@
 """Fit the neural head.
 
-The rows are tensors in memory and a batch is one indexed read: at these sizes a DataLoader would
-spend more time on handing out rows than the network on learning from them.
+A batch is one indexed read of a tensor: at these sizes a DataLoader would spend more time on
+handing out rows than the network on learning from them. ``mlp_rows`` holds the features, all of
+them or a part at a time; ``mlp_steps`` takes the steps.
 
 The optimiser is AdamW. Adam with an L2 term divides the decay of a weight by the size of its
 gradients, so that the weights which move most are held back least; decoupled decay (Loshchilov and
@@ -33,6 +34,9 @@ from router_training.fitting import (
     standardisation,
     untold,
 )
+from router_training.mlp_rows import TrainingRows, open_rows
+from router_training.mlp_steps import Trainer
+from router_training.rows import Features
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +50,17 @@ SEARCH_GRID: dict[str, tuple[Any, ...]] = {
 
 
 @dataclass(frozen=True)
-class _Tensors:
-    """Standardised features and scores on the device; ``observed`` is 0 where one is missing."""
+class _Scored:
+    """Standardised features, and the scores on the device; ``observed`` is 0 where one is missing.
 
-    X: torch.Tensor
+    ``targets`` (n_queries, 2 * n_models + 1) is what a step needs, side by side: the slope and the
+    target of the gradient per model (see ``Trainer.step``), and how many scores are observed.
+    """
+
+    X: TrainingRows
     Y: torch.Tensor
     observed: torch.Tensor
+    targets: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -61,8 +70,8 @@ class _Problem:
     ``negative`` is the weight of a bad answer and ``odds`` that of a good one over it, per model.
     """
 
-    train: _Tensors
-    validation: _Tensors
+    train: _Scored
+    validation: _Scored
     negative: torch.Tensor
     odds: torch.Tensor
     device: torch.device
@@ -105,7 +114,7 @@ def fit(data: FitData, config: MlpConfig, *, seed: int, progress: Progress = unt
         ``device`` is ``cuda`` and there is none, or training diverged.
     """
     check_fit_data(data)
-    mean, scale = standardisation(data.X_train) if config.standardise else (None, None)
+    mean, scale = _rounded_standardisation(data) if config.standardise else (None, None)
     problem = _problem(data, config, mean, scale)
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(config.ensemble)]
     counted = itertools.count(1)
@@ -134,23 +143,32 @@ def fit(data: FitData, config: MlpConfig, *, seed: int, progress: Progress = unt
     return FitResult(head, log, config.model_copy(update={"search": 0}))
 
 
+def _rounded_standardisation(data: FitData) -> tuple[F64, F64]:
+    """Return mean and scale as float32 holds them: exactly those with which rows are scaled."""
+    mean, scale = standardisation(data.X_train)
+    return mean.astype(np.float32).astype(np.float64), scale.astype(np.float32).astype(np.float64)
+
+
 def _problem(data: FitData, config: MlpConfig, mean: F64 | None, scale: F64 | None) -> _Problem:
     device = _device(config.device)
-    positive, negative = _class_weights(data.Y_train, config.pos_weight)
+    good, bad = _class_weights(data.Y_train, config.pos_weight)
+    negative = torch.tensor(bad, dtype=torch.float32, device=device)
+    odds = torch.tensor(good / bad, dtype=torch.float32, device=device)
 
-    def tensors(X: np.ndarray, Y: F64, *, smoothing: float) -> _Tensors:
-        if mean is not None and scale is not None:
-            X = ((X - mean) / scale).astype(np.float32)
-        observed = ~np.isnan(Y)
-        scores = np.where(observed, Y, 0.5) * (1 - smoothing) + 0.5 * smoothing
-        arrays = (X, scores, observed)
-        return _Tensors(*(torch.tensor(a, dtype=torch.float32, device=device) for a in arrays))
+    def scored(X: Features, scores: F64, *, smoothing: float) -> _Scored:
+        seen = ~np.isnan(scores)
+        filled = np.where(seen, scores, 0.5) * (1 - smoothing) + 0.5 * smoothing
+        Y, observed = (torch.tensor(a, dtype=torch.float32, device=device) for a in (filled, seen))
+        weight = observed * negative
+        slope, target = weight * (1 + (odds - 1) * Y), weight * odds * Y
+        targets = torch.cat([slope, target, observed.sum(dim=1, keepdim=True)], dim=1)
+        return _Scored(open_rows(X, mean=mean, scale=scale, device=device), Y, observed, targets)
 
     return _Problem(
-        tensors(data.X_train, data.Y_train, smoothing=config.label_smoothing),
-        tensors(data.X_validation, data.Y_validation, smoothing=0.0),
-        torch.tensor(negative, dtype=torch.float32, device=device),
-        torch.tensor(positive / negative, dtype=torch.float32, device=device),
+        scored(data.X_train, data.Y_train, smoothing=config.label_smoothing),
+        scored(data.X_validation, data.Y_validation, smoothing=0.0),
+        negative,
+        odds,
         device,
     )
 
@@ -220,18 +238,19 @@ def _fit_member(problem: _Problem, config: MlpConfig, *, seed: int) -> _Member:
     torch.manual_seed(seed)
     order = torch.Generator().manual_seed(seed)
     network = RouterNetwork(
-        problem.train.X.shape[1],
-        problem.train.Y.shape[1],
-        hidden_dims=config.hidden_dims,
-        dropout=config.dropout,
+        problem.train.X.n_features, problem.train.Y.shape[1], hidden_dims=config.hidden_dims
     ).to(problem.device)
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    trainer = Trainer(
+        network,
+        dropout=config.dropout,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        seed=seed,
     )
     epochs: list[dict[str, float]] = []
     best_epoch, best_loss, best_state = 0, float("inf"), _snapshot(network)
     for epoch in range(1, config.epochs + 1):
-        train_loss = _train_epoch(network, optimiser, problem, config.batch_size, order)
+        train_loss = _train_epoch(trainer, problem, config.batch_size, order)
         loss = _validation_loss(network, problem.validation)
         epochs.append({"train": train_loss, "validation": loss})
         logger.debug("epoch %d: train %.4f, validation %.4f", epoch, train_loss, loss)
@@ -251,47 +270,35 @@ def _fit_member(problem: _Problem, config: MlpConfig, *, seed: int) -> _Member:
     return _Member(network, log)
 
 
+@torch.no_grad()
 def _train_epoch(
-    network: RouterNetwork,
-    optimiser: torch.optim.Optimizer,
-    problem: _Problem,
-    batch_size: int,
-    order: torch.Generator,
+    trainer: Trainer, problem: _Problem, batch_size: int, order: torch.Generator
 ) -> float:
     """Take one step per batch; return the mean loss over the observed scores."""
-    network.train()
-    rows = torch.randperm(len(problem.train.X), generator=order).to(problem.device)
-    total = torch.zeros((), device=problem.device)
-    for batch in _batches(rows, batch_size):
-        observed = problem.train.observed[batch].sum()
-        loss = binary_cross_entropy_with_logits(
-            network.logits(problem.train.X[batch]) + problem.odds.log(),
-            problem.train.Y[batch],
-            weight=problem.train.observed[batch] * problem.negative,
-            pos_weight=problem.odds,
-            reduction="sum",
-        )
-        optimiser.zero_grad()
-        torch.autograd.backward(loss / observed.clamp(min=1))
-        optimiser.step()
-        total += loss.detach()
-    return float(total / problem.train.observed.sum())
-
-
-def _batches(rows: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
-    """Cut into batches; a last one of a single row, of no use to BatchNorm, joins its neighbour."""
-    batches = torch.split(rows, size)
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        batches = (*batches[:-2], torch.cat(batches[-2:]))
-    return batches
+    train, m = problem.train, problem.train.Y.shape[1]
+    shift = problem.odds.log()
+    logits = torch.empty_like(train.Y)
+    for rows, X in train.X.batches(batch_size, order):
+        slope, target, observed = torch.split(train.targets.index_select(0, rows), [m, m, 1], dim=1)
+        count = observed.sum().clamp_(min=1)
+        logits[rows] = trainer.step(X, slope, target, shift=shift, count=count)
+    loss = binary_cross_entropy_with_logits(
+        logits,
+        train.Y,
+        weight=train.observed * problem.negative,
+        pos_weight=problem.odds,
+        reduction="sum",
+    )
+    return float(loss / train.observed.sum())
 
 
 @torch.no_grad()
-def _validation_loss(network: RouterNetwork, validation: _Tensors) -> float:
+def _validation_loss(network: RouterNetwork, validation: _Scored) -> float:
     """Return the log loss over the observed scores, unweighted and unsmoothed."""
     network.eval()
+    logits = torch.cat([network.logits(X) for X in validation.X.chunks()])
     loss = binary_cross_entropy_with_logits(
-        network.logits(validation.X), validation.Y, weight=validation.observed, reduction="sum"
+        logits, validation.Y, weight=validation.observed, reduction="sum"
     )
     return float(loss / validation.observed.sum())
 
@@ -313,21 +320,29 @@ def _device(name: str) -> torch.device:
 def _deterministic(device: torch.device) -> Iterator[None]:
     """Make torch deterministic inside, and leave its global state as it was found.
 
-    Dropout draws from the global generator, which therefore has to be seeded. An interrupt passes
-    through and restores it too. Without cuBLAS's workspace setting a GPU warns instead of failing.
+    Initial weights are drawn from the global generator, which therefore has to be seeded. An
+    interrupt passes through and restores it too. Without cuBLAS's workspace setting a GPU warns
+    instead of failing.
 
     One thread: sums do not depend on the number of cores, and a batch of 64 rows is too little
     work to share. Where other processes use the cores, several threads that wait for one another
     after every layer were measured to be up to ten times slower than one.
+
+    New memory is not filled with NaN first, which costs 3 %: nothing here reads what it has not
+    written.
     """
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic  # without types
+    filled = memory.fill_uninitialized_memory
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.use_deterministic_algorithms(True, warn_only=True)
+        memory.fill_uninitialized_memory = False
         torch.set_num_threads(1)
         try:
             yield
         finally:
             torch.set_num_threads(threads)
+            memory.fill_uninitialized_memory = filled
             torch.use_deterministic_algorithms(before, warn_only=warn_only)

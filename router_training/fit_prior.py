@@ -11,6 +11,7 @@ from router_training.fitting import (
     check_fit_data,
     log_loss,
 )
+from router_training.rows import predict
 
 
 def fit(data: FitData, config: PriorConfig, *, seed: int) -> FitResult:
@@ -32,5 +33,5 @@ def fit(data: FitData, config: PriorConfig, *, seed: int) -> FitResult:
     """
     check_fit_data(data)
     head = PriorHead(base_rates(data.Y_train), n_features=data.n_features)
-    loss = log_loss(head.predict_proba(data.X_validation), data.Y_validation)
+    loss = log_loss(predict(head, data.X_validation), data.Y_validation)
     return FitResult(head, {"validation_loss": loss})

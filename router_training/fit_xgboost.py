@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import xgboost
@@ -11,10 +12,12 @@ from router_runtime.errors import DataError
 from router_runtime.prediction.heads.xgboost import XGBoostHead
 from router_runtime.types import F32, F64, Progress
 from router_training.fitting import (
+    FitArrays,
     FitData,
     FitResult,
     XGBoostConfig,
     check_fit_data,
+    in_memory,
     untold,
 )
 
@@ -49,6 +52,7 @@ def fit(
         See ``fitting.check_fit_data``; also where a fold leaves a model without any score.
     """
     check_fit_data(data)
+    data = in_memory(data, seed=seed)
     boosters: dict[int, xgboost.Booster] = {}
     losses: dict[int, float] = {}
     has_validation = ~np.isnan(data.Y_validation).all(axis=0)
@@ -72,8 +76,32 @@ def fit(
     return FitResult(XGBoostHead(ordered, n_features=data.n_features), {"models": log})
 
 
+def fit_rounds(
+    data: FitData, config: XGBoostConfig, rounds: Sequence[int], *, seed: int
+) -> XGBoostHead:
+    """Fit each model to a known number of rounds, which cross-validation has found, say.
+
+    Parameters
+    ----------
+    data : FitData
+        Its validation rows play no part.
+    config : XGBoostConfig
+        ``n_estimators`` and ``patience`` play no part.
+    rounds : sequence of int
+        Per model.
+    seed : int
+        Decides which rows and columns each tree sees.
+    """
+    arrays = in_memory(data, seed=seed)
+    boosters = []
+    for j, count in enumerate(rounds):
+        train, parameters = _train_matrix(arrays, j, config, seed)
+        boosters.append(xgboost.train(parameters, train, num_boost_round=max(count, 1)))
+    return XGBoostHead(boosters, n_features=data.n_features)
+
+
 def _fit_stopped(
-    data: FitData, j: int, config: XGBoostConfig, seed: int
+    data: FitArrays, j: int, config: XGBoostConfig, seed: int
 ) -> tuple[xgboost.Booster, float]:
     """Return model j's booster, cut after its best round, and its validation log loss."""
     train, parameters = _train_matrix(data, j, config, seed)
@@ -97,7 +125,7 @@ def _fit_stopped(
 
 
 def _train_matrix(
-    data: FitData, j: int, config: XGBoostConfig, seed: int
+    data: FitArrays, j: int, config: XGBoostConfig, seed: int
 ) -> tuple[xgboost.DMatrix, dict[str, object]]:
     """Return model j's training rows and the settings of its booster."""
     scores = data.Y_train[:, j]

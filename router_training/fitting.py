@@ -7,7 +7,8 @@ test rows, so that no choice made here can look at them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, TypeAlias, cast
 
 import numpy as np
@@ -16,8 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from router_runtime.errors import DataError
 from router_runtime.prediction.heads.base import import_optional
 from router_runtime.types import F32, F64, Head, Int, Json, Progress
+from router_training.rows import Features, join, read_chunks, take
+
+logger = logging.getLogger(__name__)
 
 MIN_TRAINING_ROWS = 20
+MATRIX_ROWS = 100_000
+"""Training rows, and validation rows, that a head sees which needs them in memory all at once."""
 
 FITS: dict[str, str] = {
     "knn": "router_training.fit_knn",
@@ -41,8 +47,9 @@ class FitData:
 
     Parameters
     ----------
-    X_train, X_validation : ndarray of shape (n_queries, n_features), float32
-        Features. Validation serves early stopping and the choice of settings, nothing else.
+    X_train, X_validation : ndarray or Rows of shape (n_queries, n_features), float32
+        Features, in memory or named in a file. Validation serves early stopping and the choice of
+        settings, nothing else.
     Y_train, Y_validation : ndarray of shape (n_queries, n_models), float64 in [0, 1], NaN = missing
         Scores; columns follow ``model_ids``.
     model_ids : tuple of str
@@ -50,17 +57,20 @@ class FitData:
     groups : ndarray of shape (n_training_rows,), int, optional
         Training rows of one group (the same picture, the same prompt) are never on both sides of a
         fold; each row by itself by default.
+    validation_groups : ndarray of shape (n_validation_rows,), int, optional
+        The same of the validation rows, numbered alike.
     is_fold : bool
         These are some training rows of data that has been checked already, in which a model may
         have lost one class.
     """
 
-    X_train: F32
+    X_train: Features
     Y_train: F64
-    X_validation: F32
+    X_validation: Features
     Y_validation: F64
     model_ids: tuple[str, ...]
     groups: Int | None = None
+    validation_groups: Int | None = None
     is_fold: bool = False
 
     @property
@@ -73,17 +83,65 @@ class FitData:
         """Columns of ``Y``."""
         return len(self.model_ids)
 
-    def fold(self, rows: Int) -> FitData:
-        """Return the same data with only these training rows."""
+    def pooled(self) -> FitData:
+        """Return training and validation rows together as training rows."""
+        groups = self.groups
+        if groups is not None:
+            own = self.validation_groups
+            if own is None:
+                own = groups.max(initial=-1) + 1 + np.arange(len(self.X_validation))
+            groups = np.concatenate([groups, own])
+        return replace(
+            self,
+            X_train=join(self.X_train, self.X_validation),
+            Y_train=np.concatenate([self.Y_train, self.Y_validation]),
+            groups=groups,
+        )
+
+    def divided(self, left_out: Int) -> FitData:
+        """Return a fold: these training rows validate, the others train."""
+        rest = np.setdiff1d(np.arange(len(self.X_train)), left_out)
         return FitData(
-            self.X_train[rows],
-            self.Y_train[rows],
-            self.X_validation,
-            self.Y_validation,
+            self.X_train[rest],
+            self.Y_train[rest],
+            self.X_train[left_out],
+            self.Y_train[left_out],
             self.model_ids,
-            None if self.groups is None else self.groups[rows],
+            None if self.groups is None else self.groups[rest],
             is_fold=True,
         )
+
+
+@dataclass(frozen=True)
+class FitArrays(FitData):
+    """``FitData`` whose features are in memory; made by ``in_memory``."""
+
+    X_train: F32
+    X_validation: F32
+
+
+def in_memory(data: FitData, *, seed: int) -> FitArrays:
+    """Read the features, of at most ``MATRIX_ROWS`` random training and validation rows each.
+
+    For heads that need their rows as one matrix: what they hold, some of it in float64, must not
+    grow with the file. ``mlp`` and ``prior`` do without and see every row.
+    """
+    rng = np.random.default_rng(seed)
+    train, validation = (
+        np.sort(rng.permutation(len(X))[:MATRIX_ROWS]) if len(X) > MATRIX_ROWS else slice(None)
+        for X in (data.X_train, data.X_validation)
+    )
+    if len(data.X_train) > MATRIX_ROWS:
+        logger.warning("fitting on %d random of %d rows", MATRIX_ROWS, len(data.X_train))
+    return FitArrays(
+        take(data.X_train, train),
+        data.Y_train[train],
+        take(data.X_validation, validation),
+        data.Y_validation[validation],
+        data.model_ids,
+        None if data.groups is None else data.groups[train],
+        is_fold=data.is_fold,
+    )
 
 
 class _Config(BaseModel):
@@ -274,7 +332,7 @@ def check_fit_data(data: FitData) -> None:
             f"There are {n} training rows; at least {MIN_TRAINING_ROWS} are needed. "
             "Collect more evaluation records, or give training a larger share of the split."
         )
-    if not np.ptp(data.X_train, axis=0).any():
+    if not _any_varies(data.X_train):
         raise DataError(
             f"The features of all {n} training rows are the same, so that nothing tells one query "
             "from another. Check the encoder, and that the prompts differ."
@@ -288,7 +346,12 @@ def check_fit_data(data: FitData) -> None:
         _check_scores(model_id, data.Y_train[:, j])
 
 
-def _check_arrays(split: str, X: F32, Y: F64, data: FitData) -> None:
+def _any_varies(X: Features) -> bool:
+    first = take(X, slice(0, 1))
+    return any((chunk != first).any() for _, chunk in read_chunks(X))
+
+
+def _check_arrays(split: str, X: Features, Y: F64, data: FitData) -> None:
     if X.ndim != 2 or X.dtype != np.float32 or X.shape[1] == 0:
         raise DataError(
             f"The {split} features are {X.dtype} of shape {X.shape}; expected a float32 matrix "
@@ -299,13 +362,14 @@ def _check_arrays(split: str, X: F32, Y: F64, data: FitData) -> None:
             f"The {split} features have shape {X.shape} and the scores {Y.shape}; expected "
             f"(n, {data.n_features}) and (n, {data.n_models})."
         )
-    bad = np.argwhere(~np.isfinite(X))
-    if len(bad):
-        row, column = (int(index) for index in bad[0])
-        raise DataError(
-            f"The {split} features hold NaN or infinity in {len(bad)} places, first in row {row}, "
-            f"column {column}. Delete the cached embeddings and embed again."
-        )
+    for place, chunk in read_chunks(X):
+        finite = np.isfinite(chunk)
+        if not finite.all():
+            row, column = (int(index) for index in np.argwhere(~finite)[0])
+            raise DataError(
+                f"The {split} features hold NaN or infinity, first in row {place.start + row}, "
+                f"column {column}. Delete the cached embeddings and embed again."
+            )
     with np.errstate(invalid="ignore"):
         outside = np.argwhere((Y < 0) | (Y > 1))
     if len(outside):
@@ -354,14 +418,25 @@ def log_loss(P: F64, Y: F64, *, eps: float = 1e-7) -> float:
     return float(-np.mean(y * np.log(p) + (1 - y) * np.log1p(-p)))
 
 
-def standardisation(X: F32) -> tuple[F64, F64]:
+def standardisation(X: Features) -> tuple[F64, F64]:
     """Return mean and scale per column, float64 (n_features,), for ``(X - mean) / scale``.
 
     The scale is the standard deviation. A column that is constant up to float32 rounding has an
     infinite one: it becomes 0 and, once the scale is folded into the weights, it is ignored, also
     where a query has a value there that training never saw.
+
+    Read once, in chunks, whose means and sums of squares are joined by the formula of Chan, Golub
+    and LeVeque (1983, The American Statistician 37, eq. 2.1).
     """
-    mean = X.mean(axis=0, dtype=np.float64)
-    deviation = X.std(axis=0, dtype=np.float64)
-    constant = deviation <= 1e-5 * np.abs(X).max(axis=0)
-    return mean, np.where(constant, np.inf, deviation)
+    n, mean, squares, largest = 0, np.zeros(X.shape[1]), np.zeros(X.shape[1]), np.zeros(X.shape[1])
+    for _, chunk in read_chunks(X):
+        k = len(chunk)
+        Z = chunk.astype(np.float64)
+        shift = Z.mean(axis=0) - mean
+        Z -= mean + shift
+        mean = mean + shift * (k / (n + k))
+        squares += np.einsum("ij,ij->j", Z, Z) + shift**2 * (n * k / (n + k))
+        largest = np.maximum(largest, np.abs(chunk).max(axis=0))
+        n += k
+    deviation = np.sqrt(squares / max(n, 1))
+    return mean, np.where(deviation <= 1e-5 * largest, np.inf, deviation)

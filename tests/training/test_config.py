@@ -6,8 +6,9 @@ import pytest
 
 from router_runtime.errors import ConfigError
 from router_runtime.prediction.encoders.specs import ClipSpec, EmbeddedSpec
+from router_training import recipe
 from router_training.config import load_training_config
-from router_training.fitting import LogisticConfig, MlpConfig
+from router_training.fitting import LogisticConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -21,7 +22,8 @@ def read(tmp_path, text, **overrides):
 def test_output_alone_is_enough(tmp_path):
     config = read(tmp_path, "output: made\n")
     assert config.output == (tmp_path / "made").resolve()
-    assert config.head == MlpConfig()
+    assert config.head == recipe.HEAD
+    assert config.features == recipe.FEATURES
     assert config.features.encoders == (EmbeddedSpec(),)
     assert config.tune.goal == {"target_quality": 0.98, "max_cost_per_1k": None}
 
@@ -78,3 +80,24 @@ def test_a_wrong_config_is_refused_in_one_line(tmp_path, text, expected):
 )
 def test_every_shipped_training_config_is_valid(name):
     assert load_training_config(CONFIGS / name).output.is_absolute()
+
+
+def test_novelty_is_on_and_falls_back_unless_switched_off(tmp_path):
+    novelty = read(tmp_path, "output: made\n").novelty
+    assert (novelty.components, novelty.neighbours, novelty.shrink_above) == (32, 1, 0.98)
+    assert (novelty.fallback.model, novelty.fallback.novelty_above) == (None, 0.99)
+    assert read(tmp_path, "output: made\nnovelty: {fallback: off}\n").novelty.fallback == "off"
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("{enabled: false, components: 8}", "without novelty 'components' would change nothing"),
+        ("{shrink_above: 2}", "novelty.shrink_above"),
+        ("{fallback: {novelty_above: -1}}", "novelty_above"),
+        ("{fallback: always}", "novelty.fallback"),
+    ],
+)
+def test_novelty_that_makes_no_sense_is_refused(tmp_path, section, message):
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, f"output: made\nnovelty: {section}\n")

@@ -50,21 +50,19 @@ def test_a_last_batch_of_one_row_is_no_problem(n):
     assert np.isfinite(result.log["members"][0]["best_validation_loss"])
 
 
-def test_batches_cover_every_row_once():
-    batches = fit_mlp._batches(torch.arange(33), 16)
-    assert [len(batch) for batch in batches] == [16, 17]
-    assert torch.equal(torch.cat(batches), torch.arange(33))
-
-
 def test_missing_scores_change_nothing_whatever_stands_in_their_place():
     """A model whose scores are all missing in a batch adds nothing to its loss or gradient."""
     data = noisy()
     Y = data.Y_train.copy()
     Y[::3, 1] = np.nan
-    problem = fit_mlp._problem(replace(data, Y_train=Y), TINY, None, None)
-    assert problem.train.observed[::3, 1].eq(0).all()
-    assert problem.train.observed.sum() == 200
-    assert not problem.train.Y.isnan().any()
+    train = fit_mlp._problem(replace(data, Y_train=Y), TINY, None, None).train
+    assert train.observed[::3, 1].eq(0).all()
+    assert train.observed.sum() == 200
+    slope, target, count = train.targets[::3].split([2, 2, 1], dim=1)
+    assert slope[:, 1].eq(0).all()
+    assert target[:, 1].eq(0).all()
+    assert count.eq(1).all()
+    assert not train.targets.isnan().any()
 
 
 def test_the_global_generator_and_settings_are_left_as_they_were():
@@ -76,6 +74,7 @@ def test_the_global_generator_and_settings_are_left_as_they_were():
     assert torch.equal(torch.rand(3), expected)
     assert torch.get_num_threads() == threads
     assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 def test_the_global_generator_does_not_change_the_fit():

@@ -44,7 +44,7 @@ def test_a_model_without_validation_scores_gets_the_median_number_of_trees():
 
 
 def test_a_fold_with_one_class_is_fitted_and_one_without_scores_is_explained():
-    fold = data().fold(np.flatnonzero(data().Y_train[:, 0] == 1))
+    fold = data().divided(np.flatnonzero(data().Y_train[:, 0] != 1))
     assert (fit(fold, FAST, seed=0).head.predict_proba(data().X_validation)[:, 0] > 0.9).all()
     empty = replace(fold, Y_train=np.full_like(fold.Y_train, np.nan))
     with pytest.raises(DataError, match=r"'a'. Use fewer folds"):

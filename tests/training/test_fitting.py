@@ -7,9 +7,11 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from router_runtime.errors import DataError
+from router_training import fitting
 from router_training.fitting import (
     FitData,
     HeadConfig,
+    KnnConfig,
     LogisticConfig,
     MlpConfig,
     PriorConfig,
@@ -18,9 +20,11 @@ from router_training.fitting import (
     base_rates,
     check_fit_data,
     fit_head,
+    in_memory,
     log_loss,
     standardisation,
 )
+from router_training.rows import Rows
 
 
 def good_data() -> FitData:
@@ -73,10 +77,9 @@ def test_unusable_data_are_refused_with_model_and_remedy(data, words):
 
 
 def test_a_fold_may_lose_a_class_but_checked_data_may_not():
-    fold = changed("Y_train", (slice(None), 0), 1.0).fold(np.arange(10))
+    fold = changed("Y_train", (slice(None), 0), 1.0).divided(np.arange(10))
     check_fit_data(fold)
-    assert len(fold.X_train) == 10
-    assert len(fold.X_validation) == 30
+    assert len(fold.X_validation) == 10
 
 
 def test_base_rates_ignore_missing_scores_and_pool_for_a_model_without_any():
@@ -132,7 +135,7 @@ def test_a_config_is_chosen_by_its_kind():
     [
         (MlpConfig(hidden_dims=(4,), epochs=1, ensemble=2, search=1), 3),
         (XGBoostConfig(n_estimators=2), 2),
-        (StackConfig(heads=(LogisticConfig(), PriorConfig()), folds=3), 8),
+        (StackConfig(heads=(LogisticConfig(), PriorConfig()), folds=3), 6),
     ],
 )
 def test_long_fits_tell_their_progress(config, total):
@@ -146,3 +149,62 @@ def progress_data() -> FitData:
     X = rng.normal(size=(80, 3)).astype(np.float32)
     Y = (X[:, :2] > 0).astype(np.float64)
     return FitData(X[:60], Y[:60], X[60:], Y[60:], ("a", "b"))
+
+
+def on_disk(data: FitData) -> FitData:
+    """The same rows, named in one matrix."""
+    n = len(data.X_train)
+    X = np.concatenate([data.X_train, data.X_validation])
+    return replace(
+        data,
+        X_train=Rows(X, np.arange(n)),
+        X_validation=Rows(X, np.arange(n, len(X))),
+    )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MlpConfig(hidden_dims=(4,), epochs=2, device="cpu"),
+        LogisticConfig(C=(0.1,)),
+        KnnConfig(k=(5,), components=(2,)),
+        XGBoostConfig(n_estimators=3),
+        PriorConfig(),
+    ],
+    ids=lambda config: config.kind,
+)
+def test_rows_that_are_only_named_give_the_same_head(config):
+    data = progress_data()
+    files = fit_head(data, config, seed=0).head.to_files("head")
+    assert fit_head(on_disk(data), config, seed=0).head.to_files("head") == files
+
+
+def test_a_head_that_needs_a_matrix_sees_a_bounded_sample(monkeypatch, caplog):
+    data = on_disk(progress_data())
+    assert len(in_memory(data, seed=0).X_train) == len(data.X_train)
+    monkeypatch.setattr(fitting, "MATRIX_ROWS", 15)
+    found = in_memory(data, seed=0)
+    assert found.X_train.shape == (15, data.n_features)
+    assert len(found.Y_train) == len(found.Y_validation) == len(found.X_validation) == 15
+    assert "15 random of" in caplog.text
+    places = [int(np.flatnonzero((data.X_train.X == row).all(axis=1))[0]) for row in found.X_train]
+    np.testing.assert_array_equal(found.Y_train, data.Y_train[places])
+    np.testing.assert_array_equal(in_memory(data, seed=0).X_train, found.X_train)
+    assert not np.array_equal(in_memory(data, seed=1).X_train, found.X_train)
+
+
+def test_standardisation_in_chunks_is_that_of_all_rows():
+    rng = np.random.default_rng(0)
+    X = rng.normal(1000.0, [0.5, 2.0, 0.0], size=(9000, 3)).astype(np.float32)
+    mean, scale = standardisation(X)
+    np.testing.assert_allclose(mean, X.mean(axis=0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(scale[:2], X[:, :2].std(axis=0, dtype=np.float64), rtol=1e-9)
+    assert np.isinf(scale[2])
+
+
+def test_a_bad_value_is_found_in_any_chunk():
+    X = np.random.default_rng(0).normal(size=(5000, 1)).astype(np.float32)
+    Y = (X > 0).astype(np.float64)
+    X[4500, 0] = np.inf
+    with pytest.raises(DataError, match=r"training.*first in row 4500, column 0"):
+        check_fit_data(FitData(X, Y, X[:10], Y[:10], ("a",)))

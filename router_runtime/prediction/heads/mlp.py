@@ -29,6 +29,8 @@ from router_runtime.prediction.heads.base import (
 )
 from router_runtime.types import F32, F64
 
+_ZERO = np.zeros((), dtype=np.float32)  # NumPy converts a Python number anew in every call
+
 Layer: TypeAlias = tuple[F64, F64]  # weight (n_inputs, n_outputs), bias (n_outputs,)
 
 
@@ -81,6 +83,8 @@ class MLPHead(BaseHead):
         ]
         self._layers = layers
         self._hidden, self._last = layers[:-1], layers[-1]
+        if self._members == 1:  # plain matrices, without the axis of members
+            self._hidden = [(w.reshape(w.shape[-2:]), b.reshape(-1)) for w, b in self._hidden]
 
     @classmethod
     def from_members(cls, members: Sequence[Sequence[Layer]]) -> Self:
@@ -106,27 +110,53 @@ class MLPHead(BaseHead):
             tensors[f"layer-{i}.bias"] = bias.astype(np.float32)
         return cls(description, tensors)
 
+    @classmethod
+    def average(cls, heads: Sequence[MLPHead]) -> Self:
+        """Join ensembles of networks with the same sizes into one, every network weighing alike."""
+        return cls.from_members([layers for head in heads for layers in head._networks()])
+
+    def _networks(self) -> list[list[Layer]]:
+        """Take the ensemble apart again, into what ``from_members`` takes."""
+        K, last = self._members, len(self._hidden)
+        networks: list[list[Layer]] = [[] for _ in range(K)]
+        for i, (weight, bias) in enumerate(self._layers):
+            if i == last:
+                weights = np.split(weight * K, K) if last else [weight] * K
+                biases = [bias] * K
+            elif i == 0:
+                weights, biases = np.split(weight, K, axis=1), np.split(bias, K)
+            else:
+                weights, biases = list(weight), list(bias[:, 0])
+            for network, w, b in zip(networks, weights, biases, strict=True):
+                network.append((w.astype(np.float64), b.astype(np.float64)))
+        return networks
+
     def _probabilities(self, X: F32) -> F64:
         return sigmoid(self.logits(X))
 
     def logits(self, X: F32) -> F32:
         """Return the members' mean logits, float32 (n_queries, n_models), for a checked ``X``."""
         H = X
-        if self._hidden:
-            H = _relu(X, *self._hidden[0])
+        if self._members == 1:
+            H = X[0] if len(X) == 1 else X  # one query is a vector: nothing to broadcast
+            for weight, bias in self._hidden:
+                H = _relu(H.dot(weight), bias)
+        elif self._hidden:
+            weight, bias = self._hidden[0]
+            H = _relu(X @ weight, bias)
             if self._hidden[1:]:
                 H = self._middle(H)
         weight, bias = self._last
-        Z: F32 = H @ weight
+        Z: F32 = H.dot(weight)
         Z += bias
-        return Z
+        return Z.reshape(len(X), self.n_models)
 
     def _middle(self, H: F32) -> F32:
         """Run the stacked layers: (n, K * h1) in, (n, K * hL) out."""
         n, K = len(H), self._members
         H = H.reshape(n, K, H.shape[1] // K).swapaxes(0, 1)
         for weight, bias in self._hidden[1:]:
-            H = _relu(H, weight, bias)
+            H = _relu(H @ weight, bias)
         return H.swapaxes(0, 1).reshape(n, K * H.shape[2])
 
     def to_files(self, stem: str) -> dict[str, bytes]:
@@ -152,10 +182,10 @@ def _by_output(weight: F32) -> F32:
     return np.ascontiguousarray(weight.swapaxes(-1, -2), dtype=np.float32).swapaxes(-1, -2)
 
 
-def _relu(H: F32, weight: F32, bias: F32) -> F32:
-    Z: F32 = H @ weight
+def _relu(Z: F32, bias: F32) -> F32:
+    """Add the bias in place and cut off what is negative."""
     Z += bias
-    return np.maximum(Z, 0.0, out=Z)
+    return np.maximum(Z, _ZERO, out=Z)
 
 
 def _join(layers: Sequence[Layer], *, first: bool, last: bool) -> Layer:
