@@ -3,10 +3,11 @@
 ::
 
     manifest.json                format version, model order, feature spec and encoder fingerprints,
-                                 head, calibration, learned costs, provenance, metrics, and the
-                                 sha256 of every other file; written last, so that its existence
+                                 head, calibration, novelty, learned costs, provenance, metrics, and
+                                 the sha256 of every other file; written last, so that its existence
                                  means that the folder is complete
     head*.safetensors, *.ubj     weights
+    novelty.safetensors          what tells queries unlike the training data; may be absent
     encoder-<i>.safetensors      fitted state of encoders that have one (``embedded``)
     README.md                    the model card
     ...                          exports for other readers, never read here
@@ -19,6 +20,9 @@ their fingerprint is not the manifest's.
 
 To change the format: raise ``FORMAT_VERSION``, add a migration to ``_MIGRATIONS`` that turns the
 previous version's JSON into the new one's, and keep a folder of the old version in the tests.
+
+Versions: 2 added ``novelty`` and a policy's ``fallback``; a folder of version 1 has neither, and so
+routes as it did (``tests/data/artifact-v1``).
 """
 
 from __future__ import annotations
@@ -56,12 +60,18 @@ from router_runtime.prediction.encoders import build_encoder
 from router_runtime.prediction.encoders.specs import EncoderRuntime, RemoteSpec
 from router_runtime.prediction.features import EmbeddingGenerator, FeatureSpec
 from router_runtime.prediction.heads.base import load_head
+from router_runtime.prediction.novelty import NoveltyModel
 from router_runtime.prediction.predictor import FeaturePredictor
 from router_runtime.types import Encoder, Head, Json, Modality
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
-_MIGRATIONS: dict[int, Callable[[dict[str, Json]], dict[str, Json]]] = {}
+
+def _from_version_1(content: dict[str, Json]) -> dict[str, Json]:
+    return {**content, "format_version": 2, "novelty": None}
+
+
+_MIGRATIONS: dict[int, Callable[[dict[str, Json]], dict[str, Json]]] = {1: _from_version_1}
 
 
 class EncoderEntry(StrictModel):
@@ -86,6 +96,7 @@ class Manifest(StrictModel):
     encoders: tuple[EncoderEntry, ...]
     head: dict[str, Json]
     calibration: Json
+    novelty: dict[str, Json] | None = None
     costs: Json = None
     recommended_policy: dict[str, Json] | None = None
     training: dict[str, Json] = Field(default_factory=dict)
@@ -124,6 +135,8 @@ class Artifact:
         Fitted arrays of encoders that have them.
     head, calibrator : Head, Calibrator
         ``X`` to ``P``.
+    novelty : NoveltyModel or None
+        Distance to the training data; None for imported artifacts and those of version 1.
     cost_model : CostModel or None
         Learned output tokens and USD per call.
     scored_modalities : mapping
@@ -142,6 +155,7 @@ class Artifact:
     encoder_states: tuple[Mapping[str, np.ndarray] | None, ...]
     head: Head
     calibrator: Calibrator
+    novelty: NoveltyModel | None = None
     cost_model: CostModel | None = None
     scored_modalities: Mapping[str, tuple[Modality, ...]] = field(default_factory=dict)
     recommended_policy: Mapping[str, Json] | None = None
@@ -195,9 +209,9 @@ class Artifact:
         return tuple(built)
 
     def predictor(self, runtime: EncoderRuntime = EncoderRuntime()) -> FeaturePredictor:
-        """Join encoders, features, head and calibrator."""
+        """Join encoders, features, head, calibrator and novelty."""
         generator = EmbeddingGenerator(self.features, self.build_encoders(runtime))
-        return FeaturePredictor(self.model_ids, generator, self.head, self.calibrator)
+        return FeaturePredictor(self.model_ids, generator, self.head, self.calibrator, self.novelty)
 
 
 # --------------------------------------------------------------------------- saving
@@ -246,6 +260,8 @@ def save_artifact(
 
 def _content(artifact: Artifact, card: str, exports: Mapping[str, bytes]) -> dict[str, bytes]:
     content = dict(artifact.head.to_files("head"))
+    if artifact.novelty is not None:
+        content |= artifact.novelty.to_files()
     for index, state in enumerate(artifact.encoder_states):
         if state is not None:
             arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
@@ -292,6 +308,7 @@ def _manifest_text(artifact: Artifact, content: Mapping[str, bytes], created_by:
         ],
         "head": artifact.head.describe(),
         "calibration": artifact.calibrator.to_json(),
+        "novelty": None if artifact.novelty is None else artifact.novelty.describe(),
         "costs": None if artifact.cost_model is None else artifact.cost_model.to_json(),
         "recommended_policy": artifact.recommended_policy,
         "training": dict(artifact.training),
@@ -360,6 +377,9 @@ def load_artifact(folder: str | Path) -> Artifact:
             encoder_states=tuple(_state(files, entry) for entry in manifest.encoders),
             head=load_head(manifest.head, files),
             calibrator=Calibrator.from_json(manifest.calibration),
+            novelty=None
+            if manifest.novelty is None
+            else NoveltyModel.from_files(manifest.novelty, files),
             cost_model=None if manifest.costs is None else CostModel.from_json(manifest.costs),
             scored_modalities=manifest.scored_modalities,
             recommended_policy=manifest.recommended_policy,
@@ -392,6 +412,9 @@ def _check_parts(artifact: Artifact, *, n_features: int | None = None) -> None:
         "encoder fingerprints": (len(artifact.encoder_fingerprints), encoders),
         "encoder states": (len(artifact.encoder_states), encoders),
     }
+    if artifact.novelty is not None:
+        sizes["features of the novelty model"] = (artifact.novelty.n_features, head.n_features)
+        sizes["models of the novelty model"] = (artifact.novelty.n_models, models)
     for name, (found, expected) in sizes.items():
         if found != expected:
             raise ValueError(f"{name}: {found}, expected {expected}")
@@ -400,7 +423,9 @@ def _check_parts(artifact: Artifact, *, n_features: int | None = None) -> None:
         raise ValueError(f"scored_modalities names the unknown model '{unknown[0]}'")
     if artifact.recommended_policy is not None:
         policy = validate_policy(artifact.recommended_policy, source="recommended_policy")
-        build_policy(policy, model_ids=artifact.model_ids, name="recommended_policy")
+        built = build_policy(policy, model_ids=artifact.model_ids, name="recommended_policy")
+        if built.needs_novelty and artifact.novelty is None:
+            raise ValueError("recommended_policy has a fallback, but there is no novelty model")
     if artifact.cost_model is not None and artifact.cost_model.model_ids != artifact.model_ids:
         raise ValueError("the models of the costs are not those of the artifact")
 

@@ -236,7 +236,10 @@ def _print_decision(decision: RoutingDecision) -> None:
             "unknown" if cost is None else f"{cost:.6f}",
             decision.ineligible.get(model, ""),
         )
-    out.print(f"{decision.model_id}  ({decision.reason}, policy {decision.policy})")
+    novelty = "unknown" if decision.novelty is None else f"{decision.novelty:.3f}"
+    out.print(
+        f"{decision.model_id}  ({decision.reason}, policy {decision.policy}, novelty {novelty})"
+    )
     out.print(table)
 
 
@@ -249,6 +252,7 @@ def _print_manifest(folder: Path, manifest: Manifest) -> None:
         "encoders": encoders,
         "features": str(manifest.n_features),
         "head": str(manifest.head.get("kind")),
+        "novelty": "no" if manifest.novelty is None else _summary(manifest.novelty),
         "learned costs": "no" if manifest.costs is None else "yes",
         "recommended policy": json.dumps(manifest.recommended_policy),
         "files": ", ".join(manifest.files),

@@ -86,6 +86,17 @@ class CandidateConfig(StrictModel):
         return value
 
 
+class FallbackConfig(StrictModel):
+    """The model that takes queries unlike the training data, where a prediction says little.
+
+    ``novelty_above`` is a bound on ``decision.novelty``: of queries like the training data a share
+    of ``1 - novelty_above`` is beyond it. 1 never falls back.
+    """
+
+    model: str = Field(min_length=1)
+    novelty_above: Probability = 0.99
+
+
 class CheapestQualifiedConfig(StrictModel):
     """The cheapest model whose probability reaches its threshold (LLM Router v2's rule).
 
@@ -95,6 +106,7 @@ class CheapestQualifiedConfig(StrictModel):
     kind: Literal["cheapest_qualified"] = "cheapest_qualified"
     thresholds: dict[str, Probability] = Field(default_factory=dict)
     default_threshold: Probability = 0.0
+    fallback: FallbackConfig | None = None
 
 
 class UtilityConfig(StrictModel):
@@ -102,12 +114,14 @@ class UtilityConfig(StrictModel):
 
     kind: Literal["utility"] = "utility"
     lambda_per_usd: float = Field(ge=0, allow_inf_nan=False)
+    fallback: FallbackConfig | None = None
 
 
 class HighestProbabilityConfig(StrictModel):
     """The highest probability, whatever it costs."""
 
     kind: Literal["highest_probability"] = "highest_probability"
+    fallback: FallbackConfig | None = None
 
 
 class FixedConfig(StrictModel):

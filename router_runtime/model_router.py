@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from router_runtime.artifacts import Artifact, load_artifact
 from router_runtime.candidates import capabilities_of, price_table_of
 from router_runtime.config import (
     FixedConfig,
+    PolicyConfig,
     RuntimeConfig,
     load_config,
     validate,
@@ -31,7 +33,17 @@ from router_runtime.messages import query_from_prompt
 from router_runtime.policy import Policy
 from router_runtime.policy_set import CUSTOM, custom_policy, known_preset, make_policy_set
 from router_runtime.prediction.costs import CostEstimator
-from router_runtime.types import F32, F64, Json, Predictor, Query, Reason, RoutingDecision
+from router_runtime.prediction.predictor import predict_features
+from router_runtime.types import (
+    F32,
+    F64,
+    Json,
+    Prediction,
+    Predictor,
+    Query,
+    Reason,
+    RoutingDecision,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +125,7 @@ class ModelRouter:
         self.config = config
         self.artifact = artifact
         self.model_ids = artifact.model_ids
+        self._names = np.array(artifact.model_ids, dtype=object)
         self._check_known(config)
         self._capabilities = capabilities_of(
             config.candidates,
@@ -162,11 +175,11 @@ class ModelRouter:
         chosen = self.policy(policy)
         eligibility = self.eligible(queries, excluded=excluded)
         self._check_served(eligibility)
-        P = self.probabilities(queries) if X is None else self.probabilities_from_features(X)
+        found = self.predict(queries) if X is None else self.predict_features(X)
         cost = self.expected_cost(queries)
-        ranking = chosen.rank(P, cost, eligibility.mask)
-        reasons = chosen.reasons(P, cost, eligibility.mask, ranking)
-        return self._decisions(P, cost, eligibility, ranking, reasons, chosen.name)
+        ranking = chosen.rank(found.P, cost, eligibility.mask, found.novelty)
+        reasons = chosen.reasons(found.P, cost, eligibility.mask, ranking, found.novelty)
+        return self._decisions(found, cost, eligibility, ranking, reasons, chosen.name)
 
     def eligible(
         self, queries: Sequence[Query], *, excluded: Mapping[str, str] | None = None
@@ -175,13 +188,26 @@ class ModelRouter:
         columns = {self._column(model): reason for model, reason in (excluded or {}).items()}
         return find_eligible(queries, self._capabilities, excluded=columns)
 
+    def predict(self, queries: Sequence[Query]) -> Prediction:
+        """Return calibrated ``P`` and novelty from one encoding of the queries."""
+        return self.predictor.predict(queries)
+
+    def predict_features(self, X: F32) -> Prediction:
+        """Return the same for features of the same artifact."""
+        return predict_features(
+            X,
+            head=self.artifact.head,
+            calibrator=self.artifact.calibrator,
+            novelty=self.artifact.novelty,
+        )
+
     def probabilities(self, queries: Sequence[Query]) -> F64:
         """Return calibrated ``P`` (n_queries, n_models) in [0, 1]."""
-        return self.predictor.probabilities(queries)
+        return self.predict(queries).P
 
     def probabilities_from_features(self, X: F32) -> F64:
         """Return calibrated ``P`` (n_queries, n_models) for features of the same artifact."""
-        return self.artifact.calibrator.apply(self.artifact.head.predict_proba(X))
+        return self.predict_features(X).P
 
     def expected_cost(self, queries: Sequence[Query]) -> F64:
         """Return the expected cost (n_queries, n_models) in ``cost_unit``; NaN = unknown."""
@@ -201,6 +227,16 @@ class ModelRouter:
             If there is none of that name.
         """
         return self._policies.get(name)
+
+    def policy_config(self, name: str | None = None) -> PolicyConfig:
+        """Return the numbers of a policy; of the default one for None.
+
+        Raises
+        ------
+        ConfigError
+            If there is none of that name.
+        """
+        return self._policies.configs[self.policy(name).name]
 
     def decide(
         self,
@@ -249,36 +285,38 @@ class ModelRouter:
 
     def _decisions(
         self,
-        P: F64,
+        found: Prediction,
         cost: F64,
         eligibility: Eligibility,
         ranking: np.ndarray,
         reasons: Sequence[Reason],
         policy: str,
     ) -> list[RoutingDecision]:
-        ids = self.model_ids
-        costs = cost.astype(object)
-        costs[np.isnan(cost)] = None
-        all_eligible: list[bool] = np.all(eligibility.mask, axis=1).tolist()
-        decisions = []
-        rows = zip(P.tolist(), costs.tolist(), ranking.tolist(), reasons, all_eligible, strict=True)
-        for row, (p, c, order, reason, full) in enumerate(rows):
-            ranked = tuple(ids[column] for column in order if column >= 0)
-            ineligible = {} if full else self._ineligible(eligibility, row)
-            decisions.append(
-                RoutingDecision(
-                    model_id=ranked[0],
-                    ranking=ranked,
-                    probabilities=dict(zip(ids, p, strict=True)),
-                    expected_cost=dict(zip(ids, c, strict=True)),
-                    cost_unit=self.cost_unit,
-                    ineligible=ineligible,
-                    reason=reason,
-                    artifact_id=self.artifact.artifact_id,
-                    policy=policy,
-                )
-            )
-        return decisions
+        # By columns, joined by zip and map: what is done for every query counts, and little else.
+        ids, n = self.model_ids, len(found.P)
+        costs: list[list[float | None]] = cost.T.tolist()
+        unknown = np.isnan(cost.T)
+        if np.count_nonzero(unknown):
+            for column, row in np.argwhere(unknown).tolist():
+                costs[column][row] = None
+        ranked = list(zip(*self._names[ranking].T.tolist(), strict=True))
+        ineligible: list[dict[str, str]] = [{} for _ in ranked]
+        for row in np.flatnonzero(~np.all(eligibility.mask, axis=1)).tolist():
+            ranked[row] = ranked[row][: np.count_nonzero(eligibility.mask[row])]
+            ineligible[row] = self._ineligible(eligibility, row)
+        columns = (
+            [order[0] for order in ranked],
+            ranked,
+            map(dict, map(zip, repeat(ids), zip(*found.P.T.tolist(), strict=True))),
+            map(dict, map(zip, repeat(ids), zip(*costs, strict=True))),
+            repeat(self.cost_unit, n),
+            ineligible,
+            reasons,
+            repeat(self.artifact.artifact_id, n),
+            repeat(policy, n),
+            repeat(None, n) if found.novelty is None else found.novelty.tolist(),
+        )
+        return list(map(RoutingDecision, *columns))
 
     def _ineligible(self, eligibility: Eligibility, row: int) -> dict[str, str]:
         return {
@@ -380,6 +418,7 @@ class ModelRouter:
             "cost_unit": decision.cost_unit,
             "ineligible": dict(decision.ineligible),
             "artifact_id": decision.artifact_id,
+            "novelty": decision.novelty,
         }
 
     # ------------------------------------------------------------------ set-up
@@ -410,13 +449,15 @@ class ModelRouter:
                         f"(known: {', '.join(self.model_ids)}). Retrain, or remove it."
                     )
         for name, policy in config.policies.items():
-            if (
-                isinstance(policy, FixedConfig)
-                and named["candidates"]
-                and policy.model in known.difference(named["candidates"])
-            ):
+            if isinstance(policy, FixedConfig):
+                does, model = "fixes", policy.model
+            elif policy.fallback is not None:
+                does, model = "falls back to", policy.fallback.model
+            else:
+                continue
+            if named["candidates"] and model in known.difference(named["candidates"]):
                 raise ConfigError(
-                    f"Policy '{name}' fixes '{policy.model}', which is not among the candidates; "
+                    f"Policy '{name}' {does} '{model}', which is not among the candidates; "
                     "add it there."
                 )
 

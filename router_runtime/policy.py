@@ -27,6 +27,9 @@ from router_runtime.config import (
 from router_runtime.errors import ConfigError, NoEligibleModelError, RouterError
 from router_runtime.types import F64, Bool, Int, Reason
 
+# NumPy converts a Python number anew in every call, which counts where there is one query.
+_ZERO, _ONE, _INFINITY = np.zeros(()), np.ones(()), np.array(np.inf)
+
 
 class Policy(Protocol):
     """Ranks candidates; holds no state of a request and is safe to share between threads."""
@@ -41,9 +44,15 @@ class Policy(Protocol):
         """Whether the rule is undefined while an eligible candidate's cost is unknown."""
         ...
 
-    def rank(self, P: F64, cost: F64, eligible: Bool) -> Int:
+    @property
+    def needs_novelty(self) -> bool:
+        """Whether the rule is undefined without the queries' novelty."""
+        ...
+
+    def rank(self, P: F64, cost: F64, eligible: Bool, novelty: F64 | None = None) -> Int:
         """Return int64 (n_queries, n_models): eligible columns, best first, then -1.
 
+        ``novelty`` (n_queries,) float64 in [0, 1] only matters to a policy with a fallback.
         A row without an eligible candidate is all -1; the caller decides what that means.
 
         Raises
@@ -51,11 +60,14 @@ class Policy(Protocol):
         RouterError
             The shapes disagree, ``P`` leaves [0, 1] or is NaN, or a cost is negative or infinite.
         ConfigError
-            The policy needs costs and an eligible candidate has none.
+            The policy needs costs and an eligible candidate has none, or has a fallback and no
+            novelty is given.
         """
         ...
 
-    def reasons(self, P: F64, cost: F64, eligible: Bool, ranking: Int) -> list[Reason]:
+    def reasons(
+        self, P: F64, cost: F64, eligible: Bool, ranking: Int, novelty: F64 | None = None
+    ) -> list[Reason]:
         """Return for each query why ``ranking[:, 0]`` was chosen.
 
         Raises
@@ -90,6 +102,7 @@ class CheapestQualified:
     thresholds: F64
     name: str = "cheapest_qualified"
     needs_cost: bool = False
+    needs_novelty: bool = False
 
     def __post_init__(self) -> None:
         thresholds = np.asarray(self.thresholds, dtype=np.float64)
@@ -99,7 +112,7 @@ class CheapestQualified:
             )
         object.__setattr__(self, "thresholds", thresholds)
 
-    def rank(self, P: F64, cost: F64, eligible: Bool) -> Int:
+    def rank(self, P: F64, cost: F64, eligible: Bool, novelty: F64 | None = None) -> Int:
         _check(P, cost, eligible)
         if P.shape[1] != len(self.thresholds):
             raise RouterError(
@@ -108,11 +121,17 @@ class CheapestQualified:
             )
         qualified = self.thresholds <= P
         known = _unknown_last(cost)
+        likely_first = -P
         return _order(
-            eligible, ~qualified, np.where(qualified, known, -P), np.where(qualified, -P, known)
+            eligible,
+            ~qualified,
+            np.where(qualified, known, likely_first),
+            np.where(qualified, likely_first, known),
         )
 
-    def reasons(self, P: F64, cost: F64, eligible: Bool, ranking: Int) -> list[Reason]:
+    def reasons(
+        self, P: F64, cost: F64, eligible: Bool, ranking: Int, novelty: F64 | None = None
+    ) -> list[Reason]:
         chosen = _chosen(ranking)
         qualified = P[np.arange(len(P)), chosen] >= self.thresholds[chosen]
         return _explain(
@@ -146,6 +165,7 @@ class Utility:
     lambda_per_usd: float
     name: str = "utility"
     model_ids: tuple[str, ...] = ()
+    needs_novelty: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.lambda_per_usd < np.inf:
@@ -157,7 +177,7 @@ class Utility:
     def needs_cost(self) -> bool:
         return self.lambda_per_usd > 0
 
-    def rank(self, P: F64, cost: F64, eligible: Bool) -> Int:
+    def rank(self, P: F64, cost: F64, eligible: Bool, novelty: F64 | None = None) -> Int:
         _check(P, cost, eligible)
         known = _unknown_last(cost)
         if not self.needs_cost:
@@ -165,7 +185,9 @@ class Utility:
         self._require_costs(cost, eligible)
         return _order(eligible, self.lambda_per_usd * known - P, known, -P)
 
-    def reasons(self, P: F64, cost: F64, eligible: Bool, ranking: Int) -> list[Reason]:
+    def reasons(
+        self, P: F64, cost: F64, eligible: Bool, ranking: Int, novelty: F64 | None = None
+    ) -> list[Reason]:
         return _explain(eligible, _chosen(ranking) >= 0, Reason.HIGHEST_UTILITY)
 
     def _require_costs(self, cost: F64, eligible: Bool) -> None:
@@ -191,12 +213,15 @@ class HighestProbability:
 
     name: str = "highest_probability"
     needs_cost: bool = False
+    needs_novelty: bool = False
 
-    def rank(self, P: F64, cost: F64, eligible: Bool) -> Int:
+    def rank(self, P: F64, cost: F64, eligible: Bool, novelty: F64 | None = None) -> Int:
         _check(P, cost, eligible)
         return _order(eligible, -P, _unknown_last(cost))
 
-    def reasons(self, P: F64, cost: F64, eligible: Bool, ranking: Int) -> list[Reason]:
+    def reasons(
+        self, P: F64, cost: F64, eligible: Bool, ranking: Int, novelty: F64 | None = None
+    ) -> list[Reason]:
         return _explain(eligible, _chosen(ranking) >= 0, Reason.HIGHEST_PROBABILITY)
 
 
@@ -214,8 +239,9 @@ class Fixed:
     column: int
     name: str = "fixed"
     needs_cost: bool = False
+    needs_novelty: bool = False
 
-    def rank(self, P: F64, cost: F64, eligible: Bool) -> Int:
+    def rank(self, P: F64, cost: F64, eligible: Bool, novelty: F64 | None = None) -> Int:
         _check(P, cost, eligible)
         if not 0 <= self.column < P.shape[1]:
             raise RouterError(
@@ -225,9 +251,93 @@ class Fixed:
         other = np.broadcast_to(np.arange(P.shape[1]) != self.column, P.shape)
         return _order(eligible, other, -P, _unknown_last(cost))
 
-    def reasons(self, P: F64, cost: F64, eligible: Bool, ranking: Int) -> list[Reason]:
+    def reasons(
+        self, P: F64, cost: F64, eligible: Bool, ranking: Int, novelty: F64 | None = None
+    ) -> list[Reason]:
         hit = _chosen(ranking) == self.column
         return [Reason.FIXED if fixed else Reason.FIXED_INELIGIBLE for fixed in hit]
+
+
+@dataclass(frozen=True)
+class WithFallback:
+    """A policy that gives queries unlike the training data to one fixed candidate.
+
+    Where novelty is above the bound and the candidate is eligible, it comes first
+    (``Reason.NOVEL_QUERY``) and the others keep the order of the wrapped policy behind it. All
+    other rows are ranked by the wrapped policy alone.
+
+    Parameters
+    ----------
+    policy : Policy
+        The wrapped policy.
+    column : int
+        Column of the candidate, from 0.
+    novelty_above : float
+        The bound, in [0, 1]; novelty of exactly the bound does not fall back.
+
+    Raises
+    ------
+    ConfigError
+        The bound is outside [0, 1].
+    """
+
+    policy: Policy
+    column: int
+    novelty_above: float
+    needs_novelty: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.novelty_above <= 1:
+            raise ConfigError(f"novelty_above must be in [0, 1], not {self.novelty_above}.")
+
+    @property
+    def name(self) -> str:
+        return self.policy.name
+
+    @property
+    def needs_cost(self) -> bool:
+        return self.policy.needs_cost
+
+    def rank(self, P: F64, cost: F64, eligible: Bool, novelty: F64 | None = None) -> Int:
+        ranking = self.policy.rank(P, cost, eligible, novelty)
+        if not 0 <= self.column < P.shape[1]:
+            raise RouterError(
+                f"The policy '{self.name}' falls back to column {self.column}, "
+                f"but P has {P.shape[1]} columns."
+            )
+        moved = np.flatnonzero(self._novel(novelty, len(P)) & eligible[:, self.column])
+        if not moved.size:
+            return ranking
+        others = np.argsort(ranking[moved] != self.column, axis=1, kind="stable")
+        ranking = ranking.copy()
+        ranking[moved] = np.take_along_axis(ranking[moved], others, axis=1)
+        return ranking
+
+    def reasons(
+        self, P: F64, cost: F64, eligible: Bool, ranking: Int, novelty: F64 | None = None
+    ) -> list[Reason]:
+        moved = self._novel(novelty, len(P)) & (_chosen(ranking) == self.column)
+        return [
+            Reason.NOVEL_QUERY if fell_back and reason is not Reason.ONLY_ELIGIBLE else reason
+            for fell_back, reason in zip(
+                moved.tolist(),
+                self.policy.reasons(P, cost, eligible, ranking, novelty),
+                strict=True,
+            )
+        ]
+
+    def _novel(self, novelty: F64 | None, n_queries: int) -> Bool:
+        if novelty is None:
+            raise ConfigError(
+                f"The policy '{self.name}' falls back on novel queries, but their novelty is not "
+                "known here. Retrain with 'novelty: {enabled: true}', or remove 'fallback'."
+            )
+        if novelty.shape != (n_queries,) or not np.all((novelty >= 0) & (novelty <= 1)):
+            raise RouterError(
+                f"Novelty must be {n_queries} numbers in [0, 1], one per query; got an array of "
+                f"shape {novelty.shape}."
+            )
+        return novelty > self.novelty_above
 
 
 def _check(P: F64, cost: F64, eligible: Bool) -> None:
@@ -238,24 +348,29 @@ def _check(P: F64, cost: F64, eligible: Bool) -> None:
         )
     if eligible.dtype != np.bool_:
         raise RouterError(f"eligible must be bool, not {eligible.dtype}.")
-    inside = (P >= 0) & (P <= 1)
-    if not inside.all():
+    inside = (P >= _ZERO) & (P <= _ONE)
+    if not _all(inside):
         row, column = np.argwhere(~inside)[0]
         raise RouterError(
             f"Probabilities must lie in [0, 1]: row {row}, column {column} is {P[row, column]}."
         )
-    if ((cost < 0) | (cost == np.inf)).any():
+    if np.count_nonzero((cost < _ZERO) | np.isinf(cost)):
         raise RouterError("Expected costs must be finite and >= 0, or NaN where unknown.")
 
 
+def _all(mask: Bool) -> bool:
+    """Return ``mask.all()``, which takes eight times as long for a few models of one query."""
+    return int(np.count_nonzero(mask)) == mask.size
+
+
 def _unknown_last(cost: F64) -> F64:
-    return np.where(np.isnan(cost), np.inf, cost)
+    return np.where(np.isnan(cost), _INFINITY, cost)
 
 
 def _order(eligible: Bool, *keys: F64 | Bool) -> Int:
     """Sort each row's columns by ``keys`` (most important first, ascending, stable)."""
     # lexsort wants the most important key last.
-    if eligible.all():
+    if _all(eligible):
         return np.lexsort(keys[::-1], axis=-1)
     order = np.lexsort((*reversed(keys), ~eligible), axis=-1)
     place = np.arange(eligible.shape[1])
@@ -322,6 +437,15 @@ def build_policy(
         The config names a model that is not in ``model_ids``.
     """
     name = name or config.kind
+    rule = _rule(config, model_ids=model_ids, name=name)
+    if isinstance(config, FixedConfig) or config.fallback is None:
+        return rule
+    fallback = config.fallback
+    _require_known([fallback.model], model_ids, f"The policy '{name}' falls back to")
+    return WithFallback(rule, list(model_ids).index(fallback.model), fallback.novelty_above)
+
+
+def _rule(config: PolicyConfig, *, model_ids: Sequence[str], name: str) -> Policy:
     match config:
         case CheapestQualifiedConfig():
             _require_known(config.thresholds, model_ids, f"The policy '{name}' has a threshold for")

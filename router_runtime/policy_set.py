@@ -77,7 +77,8 @@ def make_policy_set(config: RuntimeConfig, artifact: Artifact, *, cost_unit: str
     Raises
     ------
     ConfigError
-        If a policy names an unknown model, or the default is unknown or left open.
+        If a policy names an unknown model or falls back on a novelty that the artifact cannot tell,
+        or the default is unknown or left open.
     """
     configs: dict[str, PolicyConfig] = dict(PRESETS)
     if artifact.recommended_policy is not None:
@@ -91,10 +92,21 @@ def make_policy_set(config: RuntimeConfig, artifact: Artifact, *, cost_unit: str
         name: build_policy(entry, model_ids=artifact.model_ids, name=name)
         for name, entry in configs.items()
     }
+    _check_novelty(policies, artifact)
     default = _configured_default(config, policies)
     if default is None:
         default = _learned_default(artifact, policies, cost_unit)
     return PolicySet(configs, policies, artifact.model_ids, default)
+
+
+def _check_novelty(policies: Mapping[str, Policy], artifact: Artifact) -> None:
+    for name, policy in policies.items():
+        if policy.needs_novelty and artifact.novelty is None:
+            raise ConfigError(
+                f"Policy '{name}' has a fallback for novel queries, but artifact "
+                f"'{artifact.artifact_id}' cannot tell which are novel. Retrain with "
+                "'novelty: {enabled: true}', or remove 'fallback' from the policy."
+            )
 
 
 def _configured_default(config: RuntimeConfig, policies: Mapping[str, Policy]) -> str | None:

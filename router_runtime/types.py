@@ -114,6 +114,7 @@ class Reason(StrEnum):
     FIXED = "fixed"
     FIXED_INELIGIBLE = "fixed_ineligible_highest_probability"
     ONLY_ELIGIBLE = "only_eligible"
+    NOVEL_QUERY = "novel_query_fallback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,9 @@ class RoutingDecision:
         Why ``model_id`` was chosen.
     artifact_id, policy : str
         Which artifact predicted and which policy chose.
+    novelty : float or None
+        How unlike the training data the query is: the share, in [0, 1], of held-out queries of the
+        training data's kind that are nearer to it. None where the artifact cannot tell.
     """
 
     model_id: str
@@ -149,6 +153,30 @@ class RoutingDecision:
     reason: Reason
     artifact_id: str
     policy: str
+    novelty: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What is predicted of some queries, from one encoding of them.
+
+    Parameters
+    ----------
+    P : ndarray of shape (n_queries, n_models), float64 in [0, 1]
+        Calibrated probabilities; columns follow ``model_ids``.
+    novelty : ndarray of shape (n_queries,), float64 in [0, 1], or None
+        See ``RoutingDecision``; None where the predictor cannot tell.
+    """
+
+    P: F64
+    novelty: F64 | None = None
+
+    @classmethod
+    def join(cls, parts: Sequence[Prediction]) -> Prediction:
+        """Put predictions of one predictor, one at least, below one another."""
+        novelty = [part.novelty for part in parts if part.novelty is not None]
+        P = np.concatenate([part.P for part in parts])
+        return cls(P, np.concatenate(novelty) if novelty else None)
 
 
 class Encoder(Protocol):
@@ -208,4 +236,8 @@ class Predictor(Protocol):
 
     def probabilities(self, queries: Sequence[Query]) -> F64:
         """Return ``P`` (n_queries, n_models), float64 in [0, 1]; columns follow ``model_ids``."""
+        ...
+
+    def predict(self, queries: Sequence[Query]) -> Prediction:
+        """Return ``P`` and novelty from one encoding of the queries."""
         ...

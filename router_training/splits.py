@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ MIN_ROWS: Final = 20
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows of each part, int64, ascending; together every row once.
+    """Rows of each part, int64, ascending; no row is in two.
 
     Parameters
     ----------
@@ -36,6 +37,12 @@ class Split:
     validation: Int
     calibration: Int
     test: Int
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of which rows are in which part."""
+        parts = (self.train, self.validation, self.calibration, self.test)
+        return hashlib.sha256(repr([part.tolist() for part in parts]).encode()).hexdigest()
 
 
 def split_by_group(

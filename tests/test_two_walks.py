@@ -30,8 +30,19 @@ def test_serving_gives_training_samples_the_features_that_training_saw(walk, rou
 @pytest.mark.parametrize("part", ["train", "validation", "calibration", "test"])
 def test_serving_gives_training_samples_the_p_that_training_saw_to_the_bit(walk, router, part):
     rows = getattr(walk.split, part)
-    P = router.probabilities(walk.data.take(rows).queries)
-    np.testing.assert_array_equal(P, walk.P(rows))
+    served = router.predict(walk.data.take(rows).queries)
+    np.testing.assert_array_equal(served.P, walk.P(rows))
+    np.testing.assert_array_equal(served.novelty, walk.predict(rows).novelty)
+
+
+def test_some_of_the_compared_rows_are_shrunken_for_their_novelty(walk, router):
+    rows = walk.split.test
+    novelty = walk.predict(rows).novelty
+    bound = router.artifact.novelty.description.shrink_above
+    plain = walk.calibrated[0].apply(walk.fitted[0].predict_proba(walk.features.X[rows]))
+    changed = (plain != walk.P(rows)).any(axis=1)
+    assert (novelty > bound).any()
+    np.testing.assert_array_equal(changed, novelty > bound)
 
 
 def test_a_query_alone_gets_the_same_p_as_in_a_batch(walk, router):

@@ -41,12 +41,18 @@ def query_sizes(queries: Sequence[Query]) -> F64:
             query.total_chars,
             len(query.images),
             query.text.count("\n"),
-            sum(query.text.count(digit) for digit in "0123456789"),
+            _count_digits(query.text),
         )
         for query in queries
     ]
     amounts = np.array(counts, dtype=np.float64).reshape(len(queries), len(SIZE_NAMES))
-    return np.where(_LOGARITHMIC, np.log1p(amounts), amounts)
+    return np.log1p(amounts, out=amounts, where=_LOGARITHMIC)
+
+
+def _count_digits(text: str) -> int:
+    """Count 0 to 9, in one pass over the bytes; a digit is one byte in UTF-8 and part of none."""
+    data = text.encode("utf-8", "surrogatepass")
+    return len(data) - len(data.translate(None, b"0123456789"))
 
 
 def size_amounts(Z: F64) -> F64:

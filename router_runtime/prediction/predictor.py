@@ -1,4 +1,8 @@
-"""FeaturePredictor: encoder + features + head + calibrator behind the ``Predictor`` Protocol."""
+"""From features to what is predicted of a query, and ``FeaturePredictor``, which encodes first.
+
+``predict_features`` is the only place where head, calibration and novelty meet; training calls it
+as well, so that what it tunes and evaluates on is what serving computes, to the bit.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,33 @@ from dataclasses import dataclass
 from router_runtime.errors import ConfigError
 from router_runtime.prediction.calibration import Calibrator
 from router_runtime.prediction.features import EmbeddingGenerator
-from router_runtime.types import F32, F64, Head, Query
+from router_runtime.prediction.novelty import NoveltyModel
+from router_runtime.types import F32, F64, Head, Prediction, Query
+
+
+def predict_features(
+    X: F32, *, head: Head, calibrator: Calibrator, novelty: NoveltyModel | None = None
+) -> Prediction:
+    """Predict from features: head, then calibration, then shrinkage where the query is novel.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_queries, n_features), float32
+    head, calibrator : Head, Calibrator
+        Of one artifact.
+    novelty : NoveltyModel, optional
+        Without it ``P`` is calibrated only and the prediction's novelty is None.
+
+    Raises
+    ------
+    QueryError
+        ``X`` is not what the head was fitted on.
+    """
+    P = calibrator.apply(head.predict_proba(X))
+    if novelty is None:
+        return Prediction(P)
+    novel = novelty.novelty(X)
+    return Prediction(novelty.shrink(P, novel), novel)
 
 
 @dataclass(frozen=True)
@@ -25,6 +55,8 @@ class FeaturePredictor:
         ``X`` to uncalibrated ``P``.
     calibrator : Calibrator
         Uncalibrated to calibrated ``P``.
+    novelty : NoveltyModel, optional
+        Distance to the training data; None where the artifact has none.
 
     Raises
     ------
@@ -36,6 +68,7 @@ class FeaturePredictor:
     features: EmbeddingGenerator
     head: Head
     calibrator: Calibrator
+    novelty: NoveltyModel | None = None
 
     def __post_init__(self) -> None:
         if self.features.n_features != self.head.n_features:
@@ -48,10 +81,18 @@ class FeaturePredictor:
                 f"The head has {self.head.n_models} outputs for {len(self.model_ids)} models."
             )
 
+    def predict(self, queries: Sequence[Query]) -> Prediction:
+        """Return ``P`` (n_queries, n_models) and novelty from one encoding of the queries."""
+        return self.predict_features(self.features.encode(queries))
+
+    def predict_features(self, X: F32) -> Prediction:
+        """Return the same for features that were computed before."""
+        return predict_features(X, head=self.head, calibrator=self.calibrator, novelty=self.novelty)
+
     def probabilities(self, queries: Sequence[Query]) -> F64:
         """Return calibrated ``P`` (n_queries, n_models), float64 in [0, 1]."""
-        return self.probabilities_from_features(self.features.encode(queries))
+        return self.predict(queries).P
 
     def probabilities_from_features(self, X: F32) -> F64:
         """Return calibrated ``P`` (n_queries, n_models) for features computed before."""
-        return self.calibrator.apply(self.head.predict_proba(X))
+        return self.predict_features(X).P

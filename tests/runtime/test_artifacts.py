@@ -8,9 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from router_runtime import artifact_folder
-from router_runtime.artifacts import MANIFEST, load_artifact, read_manifest, save_artifact
+from router_runtime import ModelRouter, artifact_folder
+from router_runtime.artifacts import (
+    FORMAT_VERSION,
+    MANIFEST,
+    load_artifact,
+    read_manifest,
+    save_artifact,
+)
 from router_runtime.errors import (
     ArtifactError,
     ArtifactIntegrityError,
@@ -19,6 +26,7 @@ from router_runtime.errors import (
 )
 from router_runtime.prediction.encoders.specs import EncoderRuntime, RemoteSpec
 from router_runtime.prediction.features import FeatureSpec
+from router_runtime.prediction.novelty import NoveltyModel
 
 
 @pytest.fixture
@@ -92,7 +100,7 @@ def test_a_save_that_dies_leaves_no_manifest(folder, tmp_path, monkeypatch):
         load_artifact(target)
 
 
-@pytest.mark.parametrize("step", range(12))
+@pytest.mark.parametrize("step", range(13))
 def test_saving_again_mends_a_folder_whose_save_was_killed(folder, tmp_path, monkeypatch, step):
     target = tmp_path / "new"
     artifact = load_artifact(folder)
@@ -116,7 +124,7 @@ def test_saving_again_mends_a_folder_whose_save_was_killed(folder, tmp_path, mon
         try:
             saved(artifact, target)
         except KeyboardInterrupt:
-            assert step < 11
+            assert step < 12
     if (target / MANIFEST).exists():
         load_artifact(target)
     saved(artifact, target)
@@ -345,3 +353,72 @@ def test_an_artifact_contains_no_training_text_or_picture(trained, workload):
     assert not [text for text in texts if text.encode() in content]
     assert b"\x89PNG" not in content
     assert str(workload).encode() not in content
+
+
+# --------------------------------------------------------------------------- novelty
+
+
+def test_novelty_is_kept_to_the_bit(trained):
+    config, result = trained
+    loaded = load_artifact(config.output)
+    X = np.random.default_rng(0).normal(size=(50, loaded.head.n_features)).astype(np.float32)
+    kept = result.artifact.novelty
+    np.testing.assert_array_equal(loaded.novelty.novelty(X), kept.novelty(X))
+    assert loaded.novelty.describe() == kept.describe()
+    assert "novelty.safetensors" in read_manifest(config.output).files
+
+
+def test_an_artifact_may_be_without_novelty(folder, tmp_path):
+    artifact = load_artifact(folder)
+    policy = {**artifact.recommended_policy, "fallback": None}
+    saved(replace(artifact, novelty=None, recommended_policy=policy), tmp_path / "new")
+    assert load_artifact(tmp_path / "new").novelty is None
+    assert "novelty.safetensors" not in read_manifest(tmp_path / "new").files
+
+
+def test_a_recommended_fallback_without_novelty_is_not_saved(folder, tmp_path):
+    artifact = load_artifact(folder)
+    with pytest.raises(ArtifactError, match="fallback, but there is no novelty model"):
+        saved(replace(artifact, novelty=None), tmp_path / "new")
+
+
+def test_novelty_of_other_features_is_not_saved(folder, tmp_path):
+    artifact = load_artifact(folder)
+    novelty = artifact.novelty
+    tensors = safetensors.numpy.load(novelty.to_files()["novelty.safetensors"])
+    tensors["mean"], tensors["components"] = tensors["mean"][1:], tensors["components"][1:]
+    changed = {"n_features": novelty.n_features - 1}
+    other = NoveltyModel(novelty.description.model_copy(update=changed), **tensors)
+    with pytest.raises(ArtifactError, match="features of the novelty model"):
+        saved(replace(artifact, novelty=other), tmp_path / "new")
+
+
+# --------------------------------------------------------------------------- older versions
+
+VERSION_1 = Path(__file__).resolve().parents[1] / "data" / "artifact-v1"
+
+
+def test_a_folder_of_version_1_routes_as_it_did_when_it_was_written():
+    assert json.loads((VERSION_1 / MANIFEST).read_text())["format_version"] == 1
+    artifact = load_artifact(VERSION_1)
+    assert artifact.novelty is None
+    router = ModelRouter(VERSION_1)
+    decision = router.decide("What is 17 + 25?")
+    # as the version that wrote the folder decided
+    assert decision.ranking == ("sim-large-text", "sim-large-vl", "sim-small-vl", "sim-small-text")
+    assert decision.probabilities == pytest.approx(
+        {
+            "sim-large-vl": 0.8747349305947301,
+            "sim-small-vl": 0.6826107706928992,
+            "sim-large-text": 0.9340243503730989,
+            "sim-small-text": 0.6008731099466604,
+        },
+        abs=1e-6,
+    )
+    assert decision.novelty is None
+
+
+def test_a_folder_of_version_1_is_saved_as_the_present_version(tmp_path):
+    saved(load_artifact(VERSION_1), tmp_path / "new")
+    assert read_manifest(tmp_path / "new").format_version == FORMAT_VERSION == 2
+    assert load_artifact(tmp_path / "new").novelty is None

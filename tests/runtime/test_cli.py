@@ -90,7 +90,7 @@ def test_a_runtime_config_is_used_and_checked(artifact, tmp_path):
 def test_inspect_shows_what_an_artifact_contains(artifact):
     assert "logistic" in succeeded("inspect", artifact)
     manifest = json.loads(succeeded("inspect", artifact, "--json"))
-    assert manifest["format_version"] == 1
+    assert manifest["format_version"] == 2
     assert "head.safetensors" in manifest["files"]
 
 
@@ -101,7 +101,7 @@ def test_evaluate_comes_from_training(artifact, workload):
 
 
 def test_version_and_help_work():
-    assert "artifact format 1" in succeeded("--version")
+    assert "artifact format 2" in succeeded("--version")
     assert "import-artifact" in succeeded("--help")
 
 
@@ -222,3 +222,19 @@ def test_a_picture_of_2500_megapixels_is_refused_from_its_header(artifact, tmp_p
     (tmp_path / "bomb.png").write_bytes(bomb)
     message = refused("route", "--artifact", artifact, "--image", tmp_path / "bomb.png", "Hi")
     assert "50000" in message.replace(",", "").replace("_", "")
+
+
+def test_novelty_is_shown_and_a_fallback_is_the_reason(artifact):
+    strange = "Ωμέγα ξύλο ποταμός; 東京の天気は? " * 40
+    shown = succeeded("route", "--artifact", artifact, strange)
+    assert "novelty 1.000" in shown
+    assert "novel_query_fallback" in shown
+    decision = json.loads(succeeded("route", "--artifact", artifact, "--json", strange))
+    assert decision["novelty"] == 1.0
+    assert decision["reason"] == "novel_query_fallback"
+
+
+def test_inspect_shows_the_novelty_model(artifact):
+    assert "n_components" in succeeded("inspect", artifact)
+    old = Path(__file__).resolve().parents[1] / "data" / "artifact-v1"
+    assert "novelty unknown" in succeeded("route", "--artifact", old, "What is 17 + 25?")

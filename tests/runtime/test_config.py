@@ -144,3 +144,29 @@ def test_a_config_is_frozen():
 def test_a_policy_of_unknown_kind_is_refused():
     with pytest.raises(ConfigError, match="recommended"):
         validate_policy({"kind": "magic"}, source="recommended")
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ("{kind: utility, lambda_per_usd: 1, fallback: {model: a, novelty_above: 1.5}}", "1.5"),
+        ("{kind: utility, lambda_per_usd: 1, fallback: {novelty_above: 0.5}}", "fallback.model"),
+        ("{kind: fixed, model: a, fallback: {model: a}}", "unknown key"),
+    ],
+)
+def test_a_fallback_that_makes_no_sense_is_refused(tmp_path, policy, message):
+    (tmp_path / "router.yml").write_text(f"artifact: x\npolicies: {{p: {policy}}}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "router.yml")
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["utility, lambda_per_usd: 1", "cheapest_qualified", "highest_probability"],
+)
+def test_every_policy_but_fixed_may_have_a_fallback(tmp_path, policy):
+    (tmp_path / "router.yml").write_text(
+        f"artifact: x\npolicies: {{p: {{kind: {policy}, fallback: {{model: a}}}}}}\n"
+    )
+    fallback = load_config(tmp_path / "router.yml").policies["p"].fallback
+    assert (fallback.model, fallback.novelty_above) == ("a", 0.99)

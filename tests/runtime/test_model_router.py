@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -298,3 +299,85 @@ def test_expected_costs_grow_with_the_prompt(router):
     short, long = router.decide_batch([Query("hi"), Query("word " * 3000)])
     assert long.expected_cost[LARGE] > short.expected_cost[LARGE]
     assert np.isfinite(list(short.expected_cost.values())).all()
+
+
+# --------------------------------------------------------------------------- novelty
+
+STRANGE = "Ωμέγα ξύλο ποταμός; 東京の天気は? " * 40
+FALLING_BACK = {
+    "policies": {
+        "careful": {
+            "kind": "highest_probability",
+            "fallback": {"model": SMALL, "novelty_above": 0.99},
+        }
+    }
+}
+
+
+def test_every_way_to_decide_tells_the_same_novelty(router):
+    query = router.query(STRANGE)
+    novelty = router.decide(query).novelty
+    assert novelty == 1.0
+    X = router.predictor.features.encode([query])
+    assert router.decide_batch([query], X=X)[0].novelty == novelty
+    assert router.predict([query]).novelty.tolist() == [novelty]
+    assert router.route(STRANGE, return_all_info=True)["novelty"] == novelty
+
+
+def test_a_familiar_query_is_less_novel(router, workload):
+    import json
+
+    record = json.loads((workload / "records.jsonl").read_text().splitlines()[0])
+    assert router.decide(router.query(record["prompt"])).novelty < 0.99
+
+
+def test_the_probabilities_of_a_wholly_novel_query_are_the_base_rates(router):
+    first, second = router.decide(STRANGE), router.decide("?" * 3000)
+    assert first.novelty == second.novelty == 1.0
+    assert first.probabilities == second.probabilities
+
+
+def test_queries_are_encoded_once_for_probabilities_and_novelty(folder, monkeypatch):
+    router = ModelRouter(folder)
+    features, calls = router.predictor.features, []
+    encode = features.encode
+    monkeypatch.setattr(
+        type(features), "encode", lambda self, q, **k: calls.append(len(q)) or encode(q, **k)
+    )
+    router.decide("What is 17 + 25?")
+    assert calls == [1]
+
+
+def test_a_configured_fallback_takes_novel_queries_and_says_so(folder):
+    router = configured(folder, **FALLING_BACK)
+    decision = router.decide(STRANGE)
+    assert (decision.model_id, decision.reason) == (SMALL, Reason.NOVEL_QUERY)
+    X = router.predictor.features.encode([router.query(STRANGE)])
+    assert router.decide_batch([router.query(STRANGE)], X=X)[0] == decision
+    assert router.decide(STRANGE, excluded={SMALL: "busy"}).model_id != SMALL
+
+
+def test_the_recommended_policy_falls_back_and_own_thresholds_do_not(folder):
+    assert ModelRouter(folder).decide(STRANGE).reason is Reason.NOVEL_QUERY
+    plain = ModelRouter(folder, model_thresholds={SMALL: 0.9})
+    assert plain.decide(STRANGE).reason is not Reason.NOVEL_QUERY
+    preset = ModelRouter(folder, threshold_config="balanced")
+    assert preset.decide(STRANGE).reason is not Reason.NOVEL_QUERY
+
+
+def test_a_fallback_on_an_artifact_without_novelty_is_refused():
+    old = Path(__file__).resolve().parents[1] / "data" / "artifact-v1"
+    with pytest.raises(ConfigError, match="'careful' has a fallback for novel queries"):
+        configured(old, **FALLING_BACK)
+
+
+def test_a_fallback_to_an_unknown_model_is_refused(folder):
+    policy = {"kind": "highest_probability", "fallback": {"model": "nobody"}}
+    with pytest.raises(ConfigError, match="falls back to 'nobody'"):
+        configured(folder, policies={"p": policy})
+
+
+def test_a_fallback_that_is_no_candidate_is_refused(folder):
+    candidates = [{"id": LARGE, "modalities": ["text", "image"]}]
+    with pytest.raises(ConfigError, match=f"falls back to '{SMALL}', which is not among"):
+        configured(folder, candidates=candidates, **FALLING_BACK)

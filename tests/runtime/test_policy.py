@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from router_runtime.config import (
     CheapestQualifiedConfig,
+    FallbackConfig,
     FixedConfig,
     HighestProbabilityConfig,
     UtilityConfig,
@@ -20,6 +21,7 @@ from router_runtime.policy import (
     Fixed,
     HighestProbability,
     Utility,
+    WithFallback,
     build_policy,
 )
 from router_runtime.types import Reason
@@ -283,3 +285,89 @@ def _seconds(policy, P, cost, eligible):
     start = time.perf_counter()
     policy.rank(P, cost, eligible)
     return time.perf_counter() - start
+
+
+# --------------------------------------------------------------------------- fallback
+
+ABC = ["a", "b", "c"]
+SURE_OF_A = np.array([[0.9, 0.5, 0.7]] * 4)
+NO_COST = np.full((4, 3), np.nan)
+ALL = np.ones((4, 3), dtype=bool)
+NOVELTY = np.array([0.0, 0.99, 0.991, 1.0])
+
+
+def falling_back(model="b", above=0.99, config=HighestProbabilityConfig()):
+    fallback = FallbackConfig(model=model, novelty_above=above)
+    return build_policy(config.model_copy(update={"fallback": fallback}), model_ids=ABC)
+
+
+def test_novel_queries_go_to_the_fallback_and_the_others_stay_behind_it_in_order():
+    policy = falling_back()
+    ranking = policy.rank(SURE_OF_A, NO_COST, ALL, novelty=NOVELTY)
+    assert ranking.tolist() == [[0, 2, 1], [0, 2, 1], [1, 0, 2], [1, 0, 2]]
+    reasons = policy.reasons(SURE_OF_A, NO_COST, ALL, ranking, novelty=NOVELTY)
+    assert reasons == [Reason.HIGHEST_PROBABILITY] * 2 + [Reason.NOVEL_QUERY] * 2
+
+
+def test_a_fallback_that_cannot_serve_a_query_is_passed_over():
+    eligible = ALL.copy()
+    eligible[3, 1] = False
+    policy = falling_back()
+    ranking = policy.rank(SURE_OF_A, NO_COST, eligible, novelty=NOVELTY)
+    assert ranking[2].tolist() == [1, 0, 2]
+    assert ranking[3].tolist() == [0, 2, -1]
+    reasons = policy.reasons(SURE_OF_A, NO_COST, eligible, ranking, novelty=NOVELTY)
+    assert reasons[3] is Reason.HIGHEST_PROBABILITY
+
+
+def test_no_choice_is_called_no_choice_also_for_a_novel_query():
+    alone = np.array([[False, True, False]])
+    one = (SURE_OF_A[:1], NO_COST[:1], alone)
+    ranking = falling_back().rank(*one, novelty=np.ones(1))
+    reasons = falling_back().reasons(*one, ranking, novelty=np.ones(1))
+    assert reasons == [Reason.ONLY_ELIGIBLE]
+
+
+@pytest.mark.parametrize(
+    "config", [CheapestQualifiedConfig(default_threshold=0.8), UtilityConfig(lambda_per_usd=0.0)]
+)
+def test_every_rule_can_fall_back(config):
+    policy = falling_back(config=config)
+    assert policy.rank(SURE_OF_A, NO_COST, ALL, novelty=NOVELTY)[:, 0].tolist() == [0, 0, 1, 1]
+    assert policy.name == config.kind
+    assert policy.needs_novelty
+
+
+def test_the_bound_decides_and_one_never_falls_back():
+    assert falling_back(above=0.0).rank(SURE_OF_A, NO_COST, ALL, novelty=NOVELTY)[1, 0] == 1
+    assert falling_back(above=1.0).rank(SURE_OF_A, NO_COST, ALL, novelty=NOVELTY)[3, 0] == 0
+
+
+def test_policies_without_a_fallback_do_not_look_at_novelty():
+    for policy in (Fixed(0), HighestProbability(), Utility(0.0), CheapestQualified(np.zeros(3))):
+        with_novelty = policy.rank(SURE_OF_A, NO_COST, ALL, novelty=NOVELTY)
+        np.testing.assert_array_equal(with_novelty, policy.rank(SURE_OF_A, NO_COST, ALL))
+        assert not policy.needs_novelty
+
+
+def test_a_fallback_needs_known_novelty():
+    with pytest.raises(ConfigError, match="novelty is not known here"):
+        falling_back().rank(SURE_OF_A, NO_COST, ALL)
+
+
+@pytest.mark.parametrize("novelty", [NOVELTY[:2], NOVELTY + 0.5, np.full(4, np.nan)])
+def test_novelty_that_is_none_is_refused(novelty):
+    with pytest.raises(RouterError, match=r"4 numbers in \[0, 1\]"):
+        falling_back().rank(SURE_OF_A, NO_COST, ALL, novelty=novelty)
+
+
+def test_an_unknown_fallback_is_named():
+    with pytest.raises(ConfigError, match="falls back to 'x', which this router does not know"):
+        falling_back(model="x")
+
+
+def test_a_fallback_outside_its_range_is_refused():
+    with pytest.raises(ConfigError, match=r"novelty_above must be in \[0, 1\]"):
+        WithFallback(HighestProbability(), 0, 1.5)
+    with pytest.raises(RouterError, match="falls back to column 3"):
+        WithFallback(HighestProbability(), 3, 0.5).rank(SURE_OF_A, NO_COST, ALL, novelty=NOVELTY)

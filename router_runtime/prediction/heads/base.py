@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, Self, cast
@@ -23,6 +24,7 @@ from router_runtime.errors import (
 from router_runtime.types import F32, F64, Head, Json
 
 HEADS: dict[str, tuple[str, str]] = {
+    "joined": ("router_runtime.prediction.heads.joined", "JoinedHead"),
     "knn": ("router_runtime.prediction.heads.knn", "KnnHead"),
     "logistic": ("router_runtime.prediction.heads.logistic", "LogisticHead"),
     "mlp": ("router_runtime.prediction.heads.mlp", "MLPHead"),
@@ -35,6 +37,7 @@ CHUNK_ROWS = 4096
 RESTORE = "Restore the artifact folder from its source, or train again."
 
 _LOGIT_EPS = 1e-6
+_ONE, _LEAST_LOGIT = np.ones(()), np.array(-700.0)  # as arrays: nothing to convert in a call
 
 
 class HeadDescription(BaseModel):
@@ -182,8 +185,7 @@ def import_optional(module: str, extras: Mapping[str, str]) -> Any:
 
 def sigmoid(Z: npt.NDArray[Any]) -> F64:
     """Return 1 / (1 + exp(-Z)) in float64, without overflow and exact to the last digits near 0."""
-    Z = np.maximum(Z, -700.0, dtype=np.float64)
-    return cast(F64, 1.0 / (1.0 + np.exp(-Z)))
+    return cast(F64, _ONE / (_ONE + np.exp(-np.maximum(Z, _LEAST_LOGIT, dtype=np.float64))))
 
 
 def logit(P: npt.NDArray[Any], *, eps: float = _LOGIT_EPS) -> F64:
@@ -211,9 +213,18 @@ def check_features(X: F32, n_features: int) -> None:
             f"The features have {X.shape[1]} columns and the head was fitted on {n_features}. "
             "Encode with the artifact's own feature spec."
         )
-    if not np.isfinite(X).all():
-        row = int(np.flatnonzero(~np.isfinite(X).all(axis=1))[0])
+    whole = len(X) <= CHUNK_ROWS
+    if not (_is_finite(X) if whole else all(_is_finite(X[rows]) for rows in chunks(len(X)))):
+        row = next(row for row, features in enumerate(X) if not np.isfinite(features).all())
         raise QueryError(f"The features of query {row} contain NaN or infinity; check the encoder.")
+
+
+def _is_finite(X: F32) -> bool:
+    """Return whether all of ``X`` is finite; most often one sum of squares tells, without a mask.
+
+    Finite features beyond 1e17 make it overflow; then the mask decides.
+    """
+    return math.isfinite(np.vdot(X, X)) or bool(np.isfinite(X).all())
 
 
 def chunks(n_rows: int, size: int = CHUNK_ROWS) -> Iterator[slice]:

@@ -91,8 +91,9 @@ class StackHead(BaseHead):
 def _load_member(
     description: Mapping[str, Json], files: Mapping[str, bytes], stem: str, sizes: tuple[int, int]
 ) -> Head:
-    if description.get("kind") == "stack":  # also bounds the recursion on a hostile description
-        raise ArtifactError(f"A stack cannot be a member of a stack ('{stem}'). {RESTORE}")
+    kind = description.get("kind")
+    if kind in ("stack", "joined"):  # also bounds the recursion on a hostile description
+        raise ArtifactError(f"A {kind} head cannot be a member of a stack ('{stem}'). {RESTORE}")
     head = load_head(description, files, stem)
     if (head.n_features, head.n_models) != sizes:
         raise ArtifactError(

@@ -53,7 +53,7 @@ def test_a_list_is_not_a_feature_matrix():
 
 
 def test_an_unknown_kind_lists_the_known_ones():
-    with pytest.raises(ArtifactError, match=r"'forest' \(known: knn, logistic, mlp"):
+    with pytest.raises(ArtifactError, match=r"'forest' \(known: joined, knn, logistic, mlp"):
         load_head({"kind": "forest"}, {})
 
 
