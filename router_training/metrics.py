@@ -1,4 +1,4 @@
-"""Measures: how good probabilities are, what choices achieve, and cost-quality curves.
+"""Measures: how good probabilities are, what choices achieve, and how true costs were foretold.
 
 Everywhere ``Y (n_queries, n_models) float64`` are scores in [0, 1] with NaN = unscored, which no
 measure counts. A measure that is undefined (the AUC of one class, a mean of nothing) is NaN.
@@ -8,20 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, TypeAlias
 
 import numpy as np
+from pydantic import BeforeValidator
 
 from router_runtime.errors import DataError
-from router_runtime.policy import Policy
-from router_runtime.types import F64, Bool, Int
+from router_runtime.types import F64, Bool, Int, Json
 from router_training.fitting import log_loss
 from router_training.labels import LabelMatrix
 
 N_BINS = 15
 """Bins of the calibration error (Guo et al., "On calibration of modern neural networks", 2017)."""
 
+N_INTERVALS = 20
+"""Equal parts of [0, 1] in a histogram of probabilities."""
+
 MIN_COVERAGE = 0.5
 """A best single model has at least this share of the scores that the most scored one has."""
+
+
+def _nan_of_none(value: Json) -> Json:
+    return np.nan if value is None else value
+
+
+Number: TypeAlias = Annotated[float, BeforeValidator(_nan_of_none)]
+"""A float that is None in JSON where it is NaN."""
 
 
 def check_aligned(
@@ -59,13 +71,13 @@ class ProbabilityMetrics:
     """
 
     n: int
-    auc: float
-    accuracy: float
-    f1: float
-    positive_rate: float
-    brier: float
-    log_loss: float
-    ece: float
+    auc: Number
+    accuracy: Number
+    f1: Number
+    positive_rate: Number
+    brier: Number
+    log_loss: Number
+    ece: Number
 
 
 def probability_metrics(P: F64, Y: F64) -> ProbabilityMetrics:
@@ -100,16 +112,66 @@ def auc(p: F64, positive: Bool) -> float:
     return ratio(wins, n_positive * n_negative)
 
 
-def calibration_error(p: F64, y: F64, *, n_bins: int = N_BINS) -> float:
-    """Return the mean distance of predicted and observed means over bins of equal mass.
+def reliability_bins(p: F64, y: F64, *, n_bins: int = N_BINS) -> F64:
+    """Return bins of equal mass of probabilities beside what was observed in them.
 
     Equal probabilities share a bin, so that a constant forecast has the error of its mean and no
-    more; bins are then unequal where ties force it.
+    more; bins are then unequal where ties force it, and empty ones are left out.
+
+    Parameters
+    ----------
+    p, y : ndarray of shape (n,), float64
+        Probabilities and scores, none missing.
+
+    Returns
+    -------
+    ndarray of shape (at most n_bins, 3), float64
+        Mean probability, mean score and number of cells, by rising probability.
     """
     ordered = np.sort(p)
     bins = np.searchsorted(ordered, p, "left") * n_bins // max(len(p), 1)
-    gaps = np.bincount(bins, weights=p - y, minlength=n_bins)
-    return ratio(float(np.abs(gaps).sum()), len(p))
+    counts = np.bincount(bins, minlength=n_bins)
+    used = counts > 0
+    means = [np.bincount(bins, weights=v, minlength=n_bins)[used] / counts[used] for v in (p, y)]
+    return np.stack([*means, counts[used]], axis=1)
+
+
+def calibration_error(p: F64, y: F64, *, n_bins: int = N_BINS) -> float:
+    """Return the ECE: the mean distance of predicted and observed means, weighted by cells.
+
+    Over ``reliability_bins``; bins of equal mass are less noisy than bins of equal width (Nixon et
+    al., "Measuring calibration in deep learning", 2019).
+    """
+    bins = reliability_bins(p, y, n_bins=n_bins)
+    return ratio(float(np.abs(bins[:, 0] - bins[:, 1]) @ bins[:, 2]), len(p))
+
+
+def histogram(p: F64) -> tuple[int, ...]:
+    """Count probabilities in ``N_INTERVALS`` equal parts of [0, 1]; 1 belongs to the last."""
+    return tuple(np.histogram(p, bins=N_INTERVALS, range=(0.0, 1.0))[0].tolist())
+
+
+def cost_forecast(expected: F64, recorded: F64) -> tuple[float, float]:
+    """Return how far expected dollars are from recorded ones, per call and in sum.
+
+    Parameters
+    ----------
+    expected, recorded : ndarray of any equal shape, float64
+        USD; NaN where unknown. Cells without both are left out, and from the mean calls that cost
+        nothing, too.
+
+    Returns
+    -------
+    mape : float
+        Mean of ``|expected - recorded| / recorded``.
+    bias : float
+        ``sum(expected) / sum(recorded) - 1``: positive where calls turn out cheaper than thought.
+    """
+    both = ~np.isnan(expected) & ~np.isnan(recorded)
+    forecast, actual = expected[both], recorded[both]
+    paid = actual > 0
+    mape = mean(np.abs(forecast[paid] - actual[paid]) / actual[paid])
+    return mape, ratio(float(forecast.sum()), float(actual.sum())) - 1
 
 
 # --------------------------------------------------------------------------- choices
@@ -129,8 +191,8 @@ class Outcome:
         Queries whose chosen model has a score; has none; for which there was no choice.
     """
 
-    quality: float
-    cost: float
+    quality: Number
+    cost: Number
     n_scored: int
     n_unscored: int = 0
     n_unserved: int = 0
@@ -194,113 +256,6 @@ def best_single_model(Y: F64, cost: F64, eligible: Bool) -> int | None:
         key=lambda j: (-results[j].quality, np.nan_to_num(results[j].cost, nan=np.inf)),
         default=None,
     )
-
-
-# --------------------------------------------------------------------------- curves
-
-
-def lambda_grid(P: F64, expected_cost: F64, eligible: Bool, *, size: int = 200) -> F64:
-    """Return values of ``Utility.lambda_per_usd`` between which its choices change, ascending.
-
-    The preference between a dear and a cheap candidate turns where lambda is their difference in
-    probability over their difference in cost. Quantiles of all these breakpoints, with 0 and a
-    value beyond the last, sweep the whole curve wherever the data put it.
-
-    Returns
-    -------
-    ndarray of shape (at most size + 2,)
-    """
-    breakpoints = []
-    for dear in range(P.shape[1]):
-        dearer = expected_cost[:, [dear]] - expected_cost
-        better = P[:, [dear]] - P
-        turns = (dearer > 0) & (better > 0) & eligible[:, [dear]] & eligible
-        with np.errstate(over="ignore"):  # a difference in cost may be next to nothing
-            breakpoints.append(better[turns] / dearer[turns])
-    found = np.concatenate(breakpoints)
-    found = found[found < 1e300]  # twice the greatest is finite too
-    if len(found) == 0:
-        return np.zeros(1)
-    quantiles = np.quantile(found, np.linspace(0, 1, size))
-    return np.unique(np.concatenate([[0.0], quantiles, [2 * found.max()]]))
-
-
-def cost_quality_curve(
-    P: F64,
-    expected_cost: F64,
-    labels: LabelMatrix,
-    policies: Sequence[Policy],
-    *,
-    eligible: Bool | None = None,
-    cost_unit: str = "usd",
-) -> F64:
-    """Return what each policy achieves: (n_policies, 2) float64, mean cost per call and quality."""
-    eligible = np.ones(P.shape, dtype=np.bool_) if eligible is None else eligible
-    cost = actual_cost(labels, expected_cost, cost_unit=cost_unit)
-    results = [
-        outcome(policy.rank(P, expected_cost, eligible)[:, 0], labels.Y, cost)
-        for policy in policies
-    ]
-    return np.array([(r.cost, r.quality) for r in results], dtype=np.float64).reshape(-1, 2)
-
-
-def single_model_points(Y: F64, cost: F64, eligible: Bool) -> F64:
-    """Return (n_models, 2) cost and quality of each model alone: their hull is the zero router."""
-    results = [outcome(single_model(j, eligible), Y, cost) for j in range(Y.shape[1])]
-    return np.array([(r.cost, r.quality) for r in results], dtype=np.float64)
-
-
-def upper_hull(points: F64) -> F64:
-    """Return the corners of the non-decreasing convex hull of (cost, quality) points.
-
-    What lies on it can be reached by tossing a weighted coin between two neighbouring corners. Rows
-    with NaN are left out.
-
-    Returns
-    -------
-    ndarray of shape (n_corners, 2)
-        Cost and quality, both strictly ascending, slopes strictly descending.
-    """
-    points = points[~np.isnan(points).any(axis=1)]
-    corners: list[F64] = []
-    for point in points[np.lexsort((-points[:, 1], points[:, 0]))]:
-        if corners and point[1] <= corners[-1][1]:
-            continue
-        while len(corners) > 1 and _slope(corners[-2], corners[-1]) <= _slope(corners[-1], point):
-            corners.pop()
-        corners.append(point)
-    return np.array(corners, dtype=np.float64).reshape(-1, 2)
-
-
-def _slope(a: F64, b: F64) -> float:
-    return float((b[1] - a[1]) / (b[0] - a[0]))
-
-
-def aiq(points: F64, *, cost_range: tuple[float, float]) -> float:
-    """Return the mean quality of the hull over a range of costs (RouterBench, arXiv 2403.12031).
-
-    Right of the last corner the hull goes on flat. Left of the first nothing can be bought, which
-    counts as quality 0, so that routers are compared over one range without a gift.
-
-    Parameters
-    ----------
-    points : ndarray of shape (n_points, 2)
-        Cost and quality; see ``cost_quality_curve``.
-    cost_range : (float, float)
-        The same bounds for all that are compared, as a rule the least and greatest mean cost of
-        the single models.
-    """
-    low, high = cost_range
-    hull = upper_hull(points)
-    if len(hull) == 0 or not low < high:
-        return float("nan")
-    start = max(low, float(hull[0, 0]))
-    if start >= high:
-        return 0.0
-    inside = hull[(hull[:, 0] > start) & (hull[:, 0] < high), 0]
-    knots = np.concatenate([[start], inside, [high]])
-    heights = np.interp(knots, hull[:, 0], hull[:, 1])
-    return float(np.trapezoid(heights, knots)) / (high - low)
 
 
 # --------------------------------------------------------------------------- small change

@@ -18,20 +18,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
 
 from router_runtime.config import CheapestQualifiedConfig, UtilityConfig
 from router_runtime.errors import ConfigError, DataError
 from router_runtime.policy import CheapestQualified, Policy, Utility, build_policy
-from router_runtime.types import F64, Bool, Json
+from router_runtime.types import F64, Bool, Int, Json
+from router_training.curves import lambda_grid
 from router_training.labels import LabelMatrix
 from router_training.metrics import (
     Outcome,
     actual_cost,
     best_single_model,
     check_aligned,
-    lambda_grid,
     outcome,
     single_model,
 )
@@ -192,47 +193,116 @@ def tune(
     DataError
         Shapes or model ids disagree, or nothing is scored.
     """
-    eligible = np.ones(P.shape, dtype=np.bool_) if eligible is None else eligible
-    check_aligned(P, labels, expected_cost, eligible, model_ids=model_ids)
-    cost = actual_cost(labels, expected_cost, cost_unit=cost_unit)
-    scores = labels.Y + SHRINKAGE * (P - labels.Y)
-    best = best_single_model(scores, cost, eligible)
-    if best is None:
-        raise DataError("No query has a scored eligible model; there is nothing to tune on.")
-    reference = outcome(single_model(best, eligible), scores, cost)
-    goal = _goal(target_quality, max_cost_per_1k, reference)
-
-    def measure(policy: Policy) -> Outcome:
-        return outcome(policy.rank(P, expected_cost, eligible)[:, 0], scores, cost)
-
-    def tuned_to(config: UtilityConfig | CheapestQualifiedConfig) -> Tuned:
-        policy = build_policy(config, model_ids=model_ids)
-        choice = policy.rank(P, expected_cost, eligible)[:, 0]
-        result = outcome(choice, scores, cost)
-        return Tuned(config, result, outcome(choice, labels.Y, cost).quality, goal.met(result))
-
-    unknown = np.flatnonzero((np.isnan(expected_cost) & eligible).any(axis=0))
-    unpriced = ", ".join(model_ids[int(column)] for column in unknown)
-    if unpriced:
-        _refuse_budget(goal, unpriced)
-        # Both then choose the highest probability.
-        utility = tuned_to(UtilityConfig(lambda_per_usd=0.0))
-        thresholds = tuned_to(CheapestQualifiedConfig(default_threshold=1.0))
+    search = _Search(P, expected_cost, labels, tuple(model_ids), eligible, cost_unit)
+    goal = _goal(target_quality, max_cost_per_1k, search.reference)
+    if search.unpriced:
+        _refuse_budget(goal, search.unpriced)
+        thresholds = CheapestQualifiedConfig(default_threshold=1.0)  # the highest probability
     else:
-        grid = lambda_grid(P, expected_cost, eligible)
-        utility = tuned_to(_tune_utility(measure, goal, grid))
-        thresholds = tuned_to(_tune_thresholds(measure, goal, P, eligible, best, model_ids))
-    tuned = _recommended(goal, utility, thresholds)
+        thresholds = _tune_thresholds(
+            search.measure, goal, P, search.eligible, search.best, model_ids
+        )
+    utility, qualified = search.utility(goal), search.tuned(thresholds, goal)
+    tuned = _recommended(goal, utility, qualified)
     return TuneResult(
         goal=goal,
-        best_single=model_ids[best],
-        best_single_outcome=reference,
+        best_single=model_ids[search.best],
+        best_single_outcome=search.reference,
         utility=utility,
-        cheapest_qualified=thresholds,
+        cheapest_qualified=qualified,
         recommended=tuned.config,
         met=tuned.met,
-        message=_message(goal, tuned, cost_unit, unpriced),
+        message=_message(goal, tuned, cost_unit, search.unpriced),
     )
+
+
+def tune_utility(
+    *,
+    P: F64,
+    expected_cost: F64,
+    labels: LabelMatrix,
+    model_ids: Sequence[str],
+    targets: Sequence[float],
+    eligible: Bool | None = None,
+    cost_unit: str = "usd",
+) -> tuple[Tuned, ...]:
+    """Choose a lambda for each of several wanted qualities, with one sweep for all of them.
+
+    Parameters
+    ----------
+    targets : sequence of float
+        Wanted shares of the best single model's quality, each at the least cost.
+    P, expected_cost, labels, model_ids, eligible, cost_unit
+        As in ``tune``.
+
+    Returns
+    -------
+    tuple of Tuned
+        One per target.
+
+    Raises
+    ------
+    ConfigError
+        A target is not finite and positive.
+    DataError
+        As in ``tune``.
+    """
+    search = _Search(P, expected_cost, labels, tuple(model_ids), eligible, cost_unit)
+    return tuple(search.utility(_goal(share, None, search.reference)) for share in targets)
+
+
+class _Search:
+    """The calibration rows, and what policies achieve on them by shrunken scores."""
+
+    def __init__(
+        self,
+        P: F64,
+        expected_cost: F64,
+        labels: LabelMatrix,
+        model_ids: tuple[str, ...],
+        eligible: Bool | None,
+        cost_unit: str,
+    ) -> None:
+        self.eligible = np.ones(P.shape, dtype=np.bool_) if eligible is None else eligible
+        check_aligned(P, labels, expected_cost, self.eligible, model_ids=model_ids)
+        self._P, self._expected_cost, self._Y = P, expected_cost, labels.Y
+        self._model_ids = model_ids
+        self._cost = actual_cost(labels, expected_cost, cost_unit=cost_unit)
+        self._scores = labels.Y + SHRINKAGE * (P - labels.Y)
+        best = best_single_model(self._scores, self._cost, self.eligible)
+        if best is None:
+            raise DataError("No query has a scored eligible model; there is nothing to tune on.")
+        self.best = best
+        self.reference = outcome(single_model(best, self.eligible), self._scores, self._cost)
+        unknown = np.flatnonzero((np.isnan(expected_cost) & self.eligible).any(axis=0))
+        self.unpriced = ", ".join(model_ids[int(column)] for column in unknown)
+
+    def measure(self, policy: Policy) -> Outcome:
+        """Return what a policy achieves on the shrunken scores."""
+        return outcome(self._choice(policy), self._scores, self._cost)
+
+    def tuned(self, config: UtilityConfig | CheapestQualifiedConfig, goal: Goal) -> Tuned:
+        """Return a policy's numbers with what they achieve."""
+        choice = self._choice(build_policy(config, model_ids=self._model_ids))
+        result = outcome(choice, self._scores, self._cost)
+        measured = outcome(choice, self._Y, self._cost).quality
+        return Tuned(config, result, measured, goal.met(result))
+
+    def utility(self, goal: Goal) -> Tuned:
+        """Return the lambda that is nearest to the goal; 0 where costs are unknown."""
+        # Of equal outcomes the first is taken: the smallest lambda, which leans towards quality.
+        value = min(self._sweep, key=lambda value: goal.loss(self._sweep[value]))
+        return self.tuned(UtilityConfig(lambda_per_usd=value), goal)
+
+    @cached_property
+    def _sweep(self) -> dict[float, Outcome]:
+        if self.unpriced:
+            return {0.0: self.measure(Utility(0.0))}
+        grid = lambda_grid(self._P, self._expected_cost, self.eligible)
+        return {float(value): self.measure(Utility(float(value))) for value in grid}
+
+    def _choice(self, policy: Policy) -> Int:
+        return policy.rank(self._P, self._expected_cost, self.eligible)[:, 0]
 
 
 def _recommended(goal: Goal, utility: Tuned, thresholds: Tuned) -> Tuned:
@@ -268,12 +338,6 @@ def _refuse_budget(goal: Goal, unpriced: str) -> None:
             f"A budget needs the expected cost of every model; unknown for {unpriced}. Configure "
             "prices or relative costs, or record costs in the data."
         )
-
-
-def _tune_utility(measure: Callable[[Policy], Outcome], goal: Goal, grid: F64) -> UtilityConfig:
-    # Of equal outcomes the first is taken: the smallest lambda, which leans towards quality.
-    value = min(grid, key=lambda value: goal.loss(measure(Utility(float(value)))))
-    return UtilityConfig(lambda_per_usd=float(value))
 
 
 def _tune_thresholds(

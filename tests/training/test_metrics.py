@@ -4,25 +4,23 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from router_runtime.errors import DataError
-from router_runtime.policy import Fixed, HighestProbability, Utility
 from router_training.labels import LabelMatrix
 from router_training.metrics import (
     actual_cost,
-    aiq,
     auc,
     best_single_model,
     calibration_error,
     check_aligned,
-    cost_quality_curve,
-    lambda_grid,
+    cost_forecast,
+    histogram,
     outcome,
     probability_metrics,
-    single_model_points,
-    upper_hull,
+    reliability_bins,
 )
 
 NAN = float("nan")
@@ -98,6 +96,54 @@ def test_a_constant_forecast_has_the_calibration_error_of_its_mean():
     assert calibration_error(np.full(600, 0.8), y) == pytest.approx(0.3)
 
 
+def test_reliability_bins_by_hand():
+    # the tie at .2 shares a bin, which leaves the third of four empty
+    p, y = np.array([0.1, 0.2, 0.2, 0.9]), np.array([0.0, 0.0, 1.0, 1.0])
+    bins = reliability_bins(p, y, n_bins=4)
+    assert bins.tolist() == [[0.1, 0.0, 1], [0.2, 0.5, 2], [0.9, 1.0, 1]]
+    assert calibration_error(p, y, n_bins=4) == pytest.approx((0.1 + 2 * 0.3 + 0.1) / 4)
+
+
+@given(st.integers(0, 10**6))
+@settings(deadline=None, max_examples=25)
+def test_the_calibration_error_is_the_mean_gap_of_the_reliability_bins(seed):
+    rng = np.random.default_rng(seed)
+    p, y = rng.integers(0, 30, 100) / 30, rng.random(100)
+    bins = reliability_bins(p, y)
+    gaps = np.abs(bins[:, 0] - bins[:, 1])
+    assert bins[:, 2].sum() == 100
+    assert calibration_error(p, y) == pytest.approx(np.average(gaps, weights=bins[:, 2]))
+
+
+def test_reliability_bins_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    p = rng.permutation(300) / 300  # without ties the bins of both are equal
+    y = (rng.random(300) < p).astype(float)
+    observed, predicted = calibration_curve(y, p, n_bins=15, strategy="quantile")
+    bins = reliability_bins(p, y)
+    np.testing.assert_allclose(bins[:, 0], predicted)
+    np.testing.assert_allclose(bins[:, 1], observed)
+    assert bins[:, 2].tolist() == [20.0] * 15
+
+
+def test_a_histogram_counts_in_twentieths_and_one_belongs_to_the_last():
+    counts = histogram(np.array([0.0, 0.049, 0.05, 0.5, 1.0]))
+    assert len(counts) == 20
+    assert (counts[0], counts[1], counts[10], counts[19], sum(counts)) == (2, 1, 1, 1, 5)
+
+
+def test_forecasts_of_cost_by_hand():
+    # 2 for 1 and 3 for 4; free and unrecorded calls have no relative error
+    expected, recorded = np.array([2.0, 3.0, 1.0, 9.0]), np.array([1.0, 4.0, 0.0, NAN])
+    mape, bias = cost_forecast(expected, recorded)
+    assert mape == pytest.approx((1 / 1 + 1 / 4) / 2)
+    assert bias == pytest.approx(6 / 5 - 1)
+
+
+def test_without_recorded_costs_the_forecast_has_no_error():
+    assert np.isnan(cost_forecast(np.ones(3), np.full(3, NAN))).all()
+
+
 # --------------------------------------------------------------------------- choices
 
 
@@ -149,65 +195,3 @@ def test_labels_of_other_models_or_shapes_are_refused():
         check_aligned(good, labels, good, good > 0, model_ids=("b", "a"))
     with pytest.raises(DataError, match="differ in shape"):
         check_aligned(good, labels, short, good > 0, model_ids=("a", "b"))
-
-
-# --------------------------------------------------------------------------- curves
-
-
-def test_choices_change_between_all_values_of_the_grid():
-    # the dear model is worth it up to lambda .4 / .2 = 2, .1 / .2 = .5
-    P, cost = np.array([[0.9, 0.5], [0.6, 0.5]]), np.array([[0.3, 0.1]] * 2)
-    grid = lambda_grid(P, cost, all_eligible(P), size=2)
-    np.testing.assert_allclose(grid, [0, 0.5, 2, 4])
-
-
-def test_the_grid_is_zero_where_no_model_is_worth_more():
-    P = np.array([[0.5, 0.5]])
-    assert lambda_grid(P, np.array([[1.0, 2.0]]), all_eligible(P)).tolist() == [0.0]
-
-
-def test_a_curve_holds_what_each_policy_achieves():
-    Y = np.array([[1.0, 0.0], [1.0, 1.0]])
-    P, cost = np.array([[0.9, 0.2], [0.9, 0.8]]), np.array([[2.0, 1.0]] * 2)
-    labels = LabelMatrix.of_scores(("a", "b"), Y)
-    points = cost_quality_curve(P, cost, labels, [HighestProbability(), Utility(0.5), Fixed(1)])
-    assert points.tolist() == [[2.0, 1.0], [1.5, 1.0], [1.0, 0.5]]
-    assert single_model_points(Y, cost, all_eligible(Y)).tolist() == [[2.0, 1.0], [1.0, 0.5]]
-
-
-def test_the_hull_keeps_what_no_coin_toss_beats():
-    points = np.array([[1, 0.5], [2, 0.6], [3, 0.9], [4, 0.8], [1, 0.4], [NAN, 1.0]])
-    assert upper_hull(points).tolist() == [[1, 0.5], [3, 0.9]]
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=12).map(
-        lambda points: np.array(points, dtype=float)
-    )
-)
-@settings(deadline=None, max_examples=60)
-def test_the_hull_lies_on_or_above_every_point_and_bends_down(points):
-    hull = upper_hull(points)
-    assert np.all(np.interp(points[:, 0], hull[:, 0], hull[:, 1]) >= points[:, 1] - 1e-9)
-    slopes = np.diff(hull[:, 1]) / np.diff(hull[:, 0])
-    assert np.all(slopes > 0)
-    assert np.all(np.diff(slopes) < 1e-9)
-
-
-def test_aiq_is_the_mean_height_of_the_hull():
-    # from .5 at 1 to .9 at 3, then flat to 5: (.7 * 2 + .9 * 2) / 4
-    points = np.array([[1, 0.5], [3, 0.9]])
-    assert aiq(points, cost_range=(1, 5)) == pytest.approx(0.8)
-    assert aiq(points, cost_range=(2, 3)) == pytest.approx(0.8)
-
-
-def test_what_cannot_be_bought_counts_as_nothing():
-    points = np.array([[2, 0.8]])
-    assert aiq(points, cost_range=(0, 4)) == pytest.approx(0.4)
-    assert aiq(points, cost_range=(0, 1)) == 0
-    assert np.isnan(aiq(points, cost_range=(1, 1)))
-
-
-def test_costs_that_differ_by_next_to_nothing_give_finite_lambdas():
-    P, cost = np.array([[0.9, 0.1]]), np.array([[4e-309, 0.0]])
-    assert np.isfinite(lambda_grid(P, cost, np.ones((1, 2), bool))).all()

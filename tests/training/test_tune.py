@@ -10,7 +10,7 @@ from router_runtime.errors import ConfigError, DataError
 from router_runtime.policy import build_policy
 from router_training.labels import LabelMatrix
 from router_training.metrics import Outcome
-from router_training.tune import SHRINKAGE, Goal, tune
+from router_training.tune import SHRINKAGE, Goal, tune, tune_utility
 
 NAN = float("nan")
 MODELS = ("dear", "cheap")
@@ -197,3 +197,27 @@ def test_the_message_says_that_a_cost_is_unknown_and_not_that_it_is_nan():
     message = tuned(expected_cost=np.tile([NAN, 0.001], (4, 1))).message
     assert "an unknown cost" in message
     assert "nan" not in message
+
+
+def test_one_sweep_gives_the_lambdas_of_several_targets():
+    chance, scores = noisy()
+    cost = np.tile([0.004, 0.001], (len(chance), 1))
+    found = tune_utility(
+        P=chance,
+        expected_cost=cost,
+        labels=LabelMatrix.of_scores(MODELS, scores),
+        model_ids=MODELS,
+        targets=(0.9, 0.98),
+    )
+    alone = [tuned(scores, chance, cost, target_quality=share).utility for share in (0.9, 0.98)]
+    assert list(found) == alone
+    assert found[0].outcome.cost < found[1].outcome.cost
+
+
+def test_where_a_cost_is_unknown_every_target_gets_the_highest_probability():
+    unknown = np.tile([NAN, 0.001], (4, 1))
+    labels = LabelMatrix.of_scores(MODELS, P)
+    found = tune_utility(
+        P=P, expected_cost=unknown, labels=labels, model_ids=MODELS, targets=(0.9, 1.0)
+    )
+    assert [entry.config.lambda_per_usd for entry in found] == [0.0, 0.0]
