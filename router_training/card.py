@@ -1,18 +1,40 @@
-"""The model card: what an artifact is, what it was made from, how good it is, where it fails."""
+"""The model card: what an artifact is, what it was made from, how good it is, where it fails.
+
+Model ids and names of data sets come from data files: they are escaped wherever they stand, so that
+none of them can end a table cell or start markup.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import yaml
 
 from router_runtime.artifacts import Artifact
 from router_runtime.config import CandidateConfig
 from router_runtime.types import Json
-from router_training.evaluate import EvaluationReport, Strategy
+from router_training.evaluation_report import EvaluationReport, HonestPoint, Slice, Strategy
+from router_training.wording import (
+    bounds,
+    cost_header,
+    curve_figures,
+    failures,
+    honest_name,
+    interval,
+    number,
+    one_line,
+    per_1k,
+    percent,
+    share,
+    signed,
+    verdict,
+)
 
-_COST = {"usd": "USD per 1,000 calls", "relative": "relative cost", "unknown": "cost"}
+_MARKUP = str.maketrans({sign: f"\\{sign}" for sign in "\\`*[]<>|~&"})
+_EMPHASIS = re.compile(r"(?<!\w)_|_(?!\w)")  # between letters it is only itself
 
 
 def render_card(
@@ -29,81 +51,163 @@ def render_card(
     candidates : sequence of CandidateConfig
         As configured for training; their prices are chosen, so that the artifact has none.
     """
-    sections = [
-        _front_matter(artifact, report),
-        "# Router artifact\n",
-        _summary(artifact, report),
-        "## Held-out figures\n",
-        _strategies(report),
-        "## Probabilities per model\n",
-        _models(report),
-        "## Use\n",
-        _use(artifact, candidates),
-        "## Limits\n",
-        _limits(artifact, report),
-    ]
-    return "\n".join(sections)
+    sections = {
+        "Data": _data(artifact, report),
+        "Held-out figures": f"{escaped(verdict(report))}\n\n{_strategies(report)}",
+        "What to expect": _expectations(report),
+        "Read off the test curves": _curves(report),
+        "Slices": _slices(report),
+        "Probabilities per model": _models(report),
+        "Where it fails": "".join(f"- {escaped(line)}\n" for line in failures(report)),
+        "Unlike the training data": _novelty(artifact),
+        "Intended use": _INTENDED,
+        "Use": _use(artifact, candidates),
+        "Limits": _limits(artifact),
+    }
+    parts = [f"## {heading}\n\n{text}" for heading, text in sections.items() if text]
+    return "\n".join([_front_matter(artifact, report), _summary(artifact), *parts])
+
+
+def escaped(text: str) -> str:
+    """Return text as one line of Markdown that shows the same characters and does nothing."""
+    return _EMPHASIS.sub(r"\\_", one_line(text).translate(_MARKUP))
+
+
+# --------------------------------------------------------------------------- front matter
 
 
 def _front_matter(artifact: Artifact, report: EvaluationReport) -> str:
-    router = report.strategy("router").outcome
+    """Return the metadata that model hubs read: results stand in ``model-index``."""
     content = {
         "library_name": "model-router",
+        "pipeline_tag": "text-classification",
         "tags": ["llm-router", *(spec.kind for spec in artifact.features.encoders)],
-        "models": list(artifact.model_ids),
         "head": artifact.head.kind,
-        "metrics": {
-            "router_accuracy": round(router.quality, 4),
-            "auc": round(report.pooled.auc, 4),
-            "brier": round(report.pooled.brier, 4),
-            "ece": round(report.pooled.ece, 4),
-        },
+        "models": list(artifact.model_ids),
+        "model-index": [
+            {
+                "name": "router",
+                "results": [
+                    {
+                        "task": {"type": "text-classification", "name": "model routing"},
+                        "dataset": {"type": "evaluation-records", "name": "held-out rows"},
+                        "metrics": _metrics(report),
+                    }
+                ],
+            }
+        ],
     }
-    return f"---\n{yaml.safe_dump(content, sort_keys=False)}---\n"
+    return f"---\n{_yaml(content)}---\n"
 
 
-def _summary(artifact: Artifact, report: EvaluationReport) -> str:
+def _metrics(report: EvaluationReport) -> list[Json]:
+    values = {
+        "router_accuracy": report.strategy("router").outcome.quality,
+        "best_single_accuracy": report.strategy("best_single").outcome.quality,
+        "share_of_best_single_cost": report.cost_ratio.estimate,
+        "auc": report.pooled.auc,
+        "brier": report.pooled.brier,
+        "ece": report.pooled.ece,
+    }
+    return [
+        {"type": name, "value": round(value, 4)}
+        for name, value in values.items()
+        if math.isfinite(value)
+    ]
+
+
+# --------------------------------------------------------------------------- figures
+
+
+def _summary(artifact: Artifact) -> str:
+    encoders = ", ".join(spec.kind for spec in artifact.features.encoders)
+    return (
+        "# Router artifact\n\n"
+        f"Predicts for {len(artifact.model_ids)} models how likely each answers well, from "
+        f"{artifact.head.n_features} features ({encoders}; head `{artifact.head.kind}`).\n"
+    )
+
+
+def _data(artifact: Artifact, report: EvaluationReport) -> str:
     training = artifact.training
     parts = ", ".join(f"{count} {part}" for part, count in training["parts"].items())
-    encoders = ", ".join(spec.kind for spec in artifact.features.encoders)
-    gap, ratio = report.quality_gap, report.cost_ratio
-    text = (
-        f"Predicts for {len(artifact.model_ids)} models how likely each answers well, from "
-        f"{artifact.head.n_features} features ({encoders}). Trained on {training['rows']} records "
-        f"({parts} rows; {training['skipped_rows']} left out), split by group with seed "
-        f"{training['seed']}; data digest `{training['data_sha256'][:16]}`.\n\n"
-        f"On the held-out rows the router's accuracy minus that of the best single model "
-        f"({report.best_single}) is {gap.estimate:+.4f} "
-        f"(95 % interval {gap.low:+.4f} to {gap.high:+.4f}, paired bootstrap)"
-    )
-    if math.isnan(ratio.estimate):
-        return f"{text}; no cost is known.\n"
     return (
-        f"{text}, at {ratio.estimate:.1%} of its cost "
-        f"(95 % interval {ratio.low:.1%} to {ratio.high:.1%}).\n"
+        f"{training['rows']} records ({parts}; {training['skipped_rows']} left out), split by "
+        f"group with seed {training['seed']}, so that rows of one group never part; data digest "
+        f"`{training['data_sha256'][:16]}`. All figures are of the {report.n_queries} test rows, "
+        f"which nothing was chosen on, with {report.n_scores} scores; intervals are 95 % "
+        "percentile intervals of a paired bootstrap over groups.\n"
     )
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     names = list(header)
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines = ["| " + " | ".join(names) + " |", "|---|" + "---:|" * (len(names) - 1)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
 def _strategies(report: EvaluationReport) -> str:
     def row(entry: Strategy) -> tuple[str, ...]:
-        scale = 1000 if report.cost_unit == "usd" else 1
         return (
-            entry.name,
-            _number(entry.outcome.quality),
-            _number(entry.outcome.cost * scale),
-            _percent(entry.savings),
+            escaped(entry.name),
+            share(entry.outcome.quality),
+            interval(entry.gap, signed),
+            per_1k(entry.outcome.cost),
+            interval(entry.savings, percent),
             str(entry.outcome.n_scored),
         )
 
-    header = ("strategy", "accuracy", _COST[report.cost_unit], "saved", "rows")
-    return _table(header, (row(entry) for entry in report.strategies))
+    header = ("strategy", "accuracy", "minus best single", cost_header(report.cost_unit), "saved")
+    return _table((*header, "rows"), (row(entry) for entry in report.strategies))
+
+
+def _expectations(report: EvaluationReport) -> str:
+    def row(point: HonestPoint) -> tuple[str, ...]:
+        return (
+            escaped(honest_name(point.name)),
+            share(point.outcome.quality),
+            interval(point.gap, signed),
+            per_1k(point.outcome.cost),
+            interval(point.cost_ratio, percent),
+        )
+
+    if not report.honest:
+        return ""
+    header = ("policy", "accuracy", "minus best single", cost_header(report.cost_unit))
+    return (
+        "The numbers of these policies were chosen on the calibration rows; what they achieve on "
+        "the test rows is what to expect.\n\n"
+        + _table((*header, "of its cost"), (row(point) for point in report.honest))
+    )
+
+
+def _curves(report: EvaluationReport) -> str:
+    rows = [(escaped(name), value, bound) for name, value, bound in curve_figures(report)]
+    if not rows:
+        return ""
+    return "With the answers known: to compare routers by, not to expect.\n\n" + _table(
+        ("measure", "value", "95 %"), rows
+    )
+
+
+def _slices(report: EvaluationReport) -> str:
+    def row(part: Slice) -> tuple[str, ...]:
+        return (
+            escaped(f"{part.by}: {part.value}"),
+            str(part.n),
+            share(part.outcome.quality),
+            signed(part.gap.estimate),
+            bounds(part.gap, signed),
+            percent(part.cost_ratio.estimate),
+            number(part.metrics.auc),
+            number(part.metrics.ece),
+        )
+
+    if not report.slices:
+        return ""
+    header = ("slice", "queries", "accuracy", "minus best single", "95 %", "of its cost")
+    return _table((*header, "AUC", "ECE"), (row(part) for part in report.slices))
 
 
 def _models(report: EvaluationReport) -> str:
@@ -111,10 +215,44 @@ def _models(report: EvaluationReport) -> str:
         for entry in report.models:
             m = entry.metrics
             figures = (m.auc, m.accuracy, m.f1, m.positive_rate, m.brier, m.ece)
-            yield (entry.model_id, *(_number(value) for value in figures), _percent(entry.share))
+            chosen = (percent(entry.share), share(entry.quality_when_chosen))
+            yield (escaped(entry.model_id), *map(share, figures), *chosen)
 
     header = ("model", "AUC", "accuracy", "F1", "positive rate", "Brier", "ECE", "chosen")
-    return _table(header, rows())
+    return _table((*header, "then right"), rows())
+
+
+# --------------------------------------------------------------------------- use
+
+_INTENDED = (
+    "Choosing, per request, which of the models above answers it, by quality and cost. The "
+    "probabilities are of the scores that the records hold, by whatever judged them; they say "
+    "nothing about safety, and routing is no safeguard: let no access rule depend on it.\n"
+)
+
+
+def _novelty(artifact: Artifact) -> str:
+    if artifact.novelty is None:
+        return (
+            "This artifact does not measure how far a request is from its training data: requests "
+            "of another kind or language are predicted as if they were alike.\n"
+        )
+    text = (
+        "`decision.novelty` tells how unlike the training data a request is, as a percentile of "
+        "rows like it: 0.99 means further away than 99 % of them. "
+    )
+    shrink_above = artifact.training.get("novelty", {}).get("shrink_above")
+    if shrink_above is not None and shrink_above < 1:
+        text += f"Above {shrink_above} probabilities go to each model's base rate. "
+    fallback = (artifact.recommended_policy or {}).get("fallback")
+    if fallback:
+        text += (
+            f"Above {fallback['novelty_above']} the recommended policy takes "
+            f"{escaped(fallback['model'])} if it may serve the request."
+        )
+    else:
+        text += "The recommended policy has no fallback."
+    return f"{text}\n"
 
 
 def _use(artifact: Artifact, candidates: Sequence[CandidateConfig]) -> str:
@@ -126,7 +264,7 @@ def _use(artifact: Artifact, candidates: Sequence[CandidateConfig]) -> str:
     return (
         "A runtime config with the policy that was tuned on the calibration rows and, where they "
         "were configured, the prices that it was tuned with; `artifact` is relative to the "
-        f"config:\n\n```yaml\n{yaml.safe_dump(content, sort_keys=False)}```\n"
+        f"config:\n\n```yaml\n{_yaml(content)}```\n"
     )
 
 
@@ -139,34 +277,23 @@ def _candidate(entry: CandidateConfig) -> dict[str, Json]:
     return content
 
 
-def _limits(artifact: Artifact, report: EvaluationReport) -> str:
-    weakest = min(
-        (entry for entry in report.models if not math.isnan(entry.metrics.auc)),
-        key=lambda entry: entry.metrics.auc,
-        default=None,
-    )
+def _yaml(content: Mapping[str, Any]) -> str:
+    """Return YAML in which no text goes over a line's end, where it might close a code block."""
+    return yaml.safe_dump(dict(content), sort_keys=False, width=math.inf)
+
+
+def _limits(artifact: Artifact) -> str:
     points = [
         "Requests unlike the training records (another kind of task, another language) are "
         "predicted at chance; retrain on your own traffic.",
         "The best single model above is the best on these very rows, which flatters it a little.",
     ]
-    if weakest is not None:
-        auc = weakest.metrics.auc
-        points.append(f"Least predictable model: {weakest.model_id} (AUC {auc:.3f}).")
     blind = [m for m, seen in artifact.scored_modalities.items() if "image" not in seen]
     if blind:
-        points.append(f"Never scored on a picture: {', '.join(blind)}.")
+        points.append(f"Never scored on a picture: {', '.join(map(escaped, blind))}.")
     if artifact.head.kind in ("knn", "stack"):
         points.append(
             "A nearest-neighbour head keeps reduced feature vectors of training records; they are "
             "no text and no picture, but share the artifact as you would share embeddings."
         )
     return "".join(f"- {point}\n" for point in points)
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}"
-
-
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.1%}"

@@ -8,7 +8,7 @@
 splits the training records by group into train, validation and calibration rows, fits
 ``RouterNetwork``, calibrates, evaluates once on the test records, and writes an artifact folder
 that also holds the published files (``nn_router.pth`` ...). ``router-train run`` does the same for
-a config, with any encoder and head.
+a config, with any encoder and head; novelty, which the published files cannot carry, only there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from router_runtime.config import validate
 from router_runtime.console import err, out, run_app
 from router_training.config import TrainingConfig
 from router_training.embed import FeatureFiles
-from router_training.evaluate import EvaluationReport
+from router_training.evaluation_report import EvaluationReport
 from router_training.fit_mlp import SEARCH_GRID
 from router_training.labels import ARRAYS, Evaluations, LabelMatrix, read_evaluations
 from router_training.pipeline import Walk
@@ -204,6 +204,7 @@ def main(
             {
                 "features": given.features.model_dump(),
                 "head": head_settings(tune=not no_tune),
+                "novelty": {"enabled": False},
                 "output": output_dir,
                 "work_dir": work,
                 "seed": seed,

@@ -1,12 +1,12 @@
 """Walk two: from evaluation records to an artifact.
 
-``Walk`` names the stages in order, read > split > embed > fit > calibrate > price > tune >
-evaluate > keep; each is made once, when something first asks for it, from the values of those
-before it. The slow ones (embed, fit) keep their results in the work folder under a digest of their
-inputs, so that an interrupted run continues where it was and a changed input is never confused
-with an old one. Nothing chosen here looks at the test rows: encoders and heads see train, early
-stopping and settings see validation, calibration and tuning see calibration, and the report is
-made once, on test.
+``Walk`` names the stages in order, read > split > embed > fit > calibrate > novelty > price >
+tune > evaluate > keep; each is made once, when something first asks for it, from the values of
+those before it. The slow ones (embed, fit) keep their results in the work folder under a digest of
+their inputs, so that an interrupted run continues where it was and a changed input is never
+confused with an old one. Nothing chosen here looks at the test rows: encoders and heads see train,
+early stopping, settings and the percentiles of novelty see validation, calibration and tuning see
+calibration, and the report is made once, on test.
 """
 
 from __future__ import annotations
@@ -18,23 +18,31 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from router_runtime import __version__
 from router_runtime.artifacts import Artifact, save_artifact
 from router_runtime.candidates import capabilities_of, price_table_of
-from router_runtime.config import HighestProbabilityConfig, PolicyConfig
+from router_runtime.config import (
+    FallbackConfig,
+    HighestProbabilityConfig,
+    PolicyConfig,
+    UtilityConfig,
+)
 from router_runtime.eligibility import find_eligible
-from router_runtime.errors import ConfigError
+from router_runtime.errors import ConfigError, DataError
 from router_runtime.legacy import export_files
-from router_runtime.model_router import ModelRouter
 from router_runtime.policy import build_policy
+from router_runtime.policy_set import RECOMMENDED
 from router_runtime.prediction.calibration import Calibrator
 from router_runtime.prediction.costs import CostEstimator, CostModel, query_sizes
 from router_runtime.prediction.features import EmbeddingGenerator
 from router_runtime.prediction.heads.base import load_head
-from router_runtime.types import F64, Bool, Head, Int, Json, Modality, Progress
+from router_runtime.prediction.novelty import NoveltyModel
+from router_runtime.prediction.predictor import predict_features
+from router_runtime.types import F64, Bool, Head, Int, Json, Modality, Prediction, Progress
 from router_training.card import render_card
 from router_training.config import TrainingConfig
 from router_training.costing import fill_costs
@@ -45,17 +53,26 @@ from router_training.embed import (
     read_features,
     write_features,
 )
-from router_training.evaluate import EvaluationReport, evaluate
+from router_training.evaluate import OperatingPoint, Regret, evaluate, worst_regrets
+from router_training.evaluation_report import EvaluationReport
 from router_training.fit_calibration import fit_calibration
 from router_training.fit_costs import fit_costs
+from router_training.fit_novelty import fit_novelty
 from router_training.fitting import FitData, fit_head
+from router_training.held_out import limited_rows, row_provenance
 from router_training.importers import import_file
 from router_training.labels import Evaluations
+from router_training.metrics import actual_cost, best_single_model
+from router_training.rows import Rows, predict, read_chunks
+from router_training.slices import slice_labels
 from router_training.splits import Split, split_by_group
 from router_training.store import StageStore
-from router_training.tune import TuneResult, tune
+from router_training.tune import TuneResult, tune, tune_utility
 
 logger = logging.getLogger(__name__)
+
+HONEST_TARGETS = (0.90, 0.95, 0.98, 1.00)
+"""Shares of the best single model's quality for which a report shows an honest point."""
 
 Watch = Callable[[str], AbstractContextManager[Progress]]
 
@@ -64,13 +81,15 @@ Watch = Callable[[str], AbstractContextManager[Progress]]
 class RunResult:
     """What ``run`` returns: the artifact as saved, and the figures behind it.
 
-    ``tuned`` is None where no cost is known: there is nothing to weigh then.
+    ``tuned`` is None where no cost is known: there is nothing to weigh then. ``walk`` has the
+    stages, for who wants to look closer.
     """
 
     evaluations: Evaluations
     tuned: TuneResult | None
     report: EvaluationReport
     artifact: Artifact
+    walk: Walk
 
 
 def run(
@@ -93,7 +112,8 @@ def run(
         Whatever is wrong with config or data; nothing is half-written then.
     """
     walk = Walk(config, watch=watch)
-    return RunResult(walk.data, walk.tuned, walk.report, walk.keep(export_legacy=export_legacy))
+    artifact = walk.keep(export_legacy=export_legacy)
+    return RunResult(walk.data, walk.tuned, walk.report, artifact, walk)
 
 
 class Walk:
@@ -105,22 +125,37 @@ class Walk:
         The run.
     watch : callable, optional
         Given a stage's name, a context manager that yields a progress callback.
+    data : Evaluations, optional
+        Records that were read before, as ``read(config)`` reads them.
+    split : Split, optional
+        Which rows are for what, instead of the random division that the config asks for.
     """
 
-    def __init__(self, config: TrainingConfig, *, watch: Watch | None = None) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        *,
+        watch: Watch | None = None,
+        data: Evaluations | None = None,
+        split: Split | None = None,
+    ) -> None:
         self.config = config
         self._watch = watch or _unwatched
         self._store = StageStore(config.work_dir)
+        self._data = data
+        self._split = split
 
     @cached_property
     def data(self) -> Evaluations:
         """Read: the records that the config names."""
-        return read(self.config)
+        return read(self.config) if self._data is None else self._data
 
     @cached_property
     def split(self) -> Split:
         """Split: which rows are for what, by group."""
         config = self.config
+        if self._split is not None:
+            return self._split
         return split_by_group(self.data.groups, fractions=config.split.fractions, seed=config.seed)
 
     @cached_property
@@ -146,7 +181,9 @@ class Walk:
     def _embed_inputs(self) -> Json:
         return {
             "data": self.data.fingerprint,
-            "split": self.config.split.model_dump(),
+            "split": self.config.split.model_dump()
+            if self._split is None
+            else self._split.fingerprint,
             "seed": self.config.seed,
             "features": self.config.features.model_dump(mode="json"),
             "weights": local_weights(self.config.features),
@@ -160,9 +197,9 @@ class Walk:
 
         def make(folder: Path) -> None:
             parts = FitData(
-                X_train=np.asarray(X[split.train]),
+                X_train=Rows(X, split.train),
                 Y_train=Y[split.train],
-                X_validation=np.asarray(X[split.validation]),
+                X_validation=Rows(X, split.validation),
                 Y_validation=Y[split.validation],
                 model_ids=self.data.model_ids,
                 groups=np.unique(self.data.groups, return_inverse=True)[1][split.train],
@@ -192,10 +229,24 @@ class Walk:
         """Calibrate: the maps, and why each was chosen."""
         rows = self.split.calibration
         return fit_calibration(
-            self.fitted[0].predict_proba(np.asarray(self.features.X[rows])),
+            predict(self.fitted[0], Rows(self.features.X, rows)),
             self.data.labels.Y[rows],
             model_ids=self.data.model_ids,
             method=self.config.calibration.method,
+            seed=self.config.seed,
+        )
+
+    @cached_property
+    def novelty(self) -> NoveltyModel | None:
+        """Novelty: how far from the training rows, in percentiles of validation rows."""
+        if not self.config.novelty.enabled:
+            return None
+        return fit_novelty(
+            self.features.X,
+            self.data.labels.Y,
+            train=self.split.train,
+            held_out=self.split.validation,
+            config=self.config.novelty,
             seed=self.config.seed,
         )
 
@@ -214,41 +265,90 @@ class Walk:
     @cached_property
     def tuned(self) -> TuneResult | None:
         """Tune: lambda and thresholds for the wanted outcome; None where no cost is known."""
-        rows = self.split.calibration
         if self.costs.unit == "unknown":
             return None
-        return tune(
-            P=self.P(rows),
-            expected_cost=self.expected_cost(rows),
-            labels=self.data.labels.take(rows),
-            model_ids=self.data.model_ids,
-            eligible=self.eligible(rows),
-            cost_unit=self.costs.unit,
-            **self.config.tune.goal,
-        )
+        goal: dict[str, Any] = self.config.tune.goal
+        return tune(**self._tuning_rows, **goal)
 
-    @property
+    @cached_property
+    def _tuning_rows(self) -> dict[str, Any]:
+        rows = self.split.calibration
+        return {
+            "P": self.P(rows),
+            "expected_cost": self.expected_cost(rows),
+            "labels": self.data.labels.take(rows),
+            "model_ids": self.data.model_ids,
+            "eligible": self.eligible(rows),
+            "cost_unit": self.costs.unit,
+        }
+
+    @cached_property
     def recommended(self) -> PolicyConfig:
-        """The tuned policy; the highest probability where there is no cost to weigh."""
-        return HighestProbabilityConfig() if self.tuned is None else self.tuned.recommended
+        """The tuned policy with its fallback; the highest probability where no cost is known."""
+        tuned = HighestProbabilityConfig() if self.tuned is None else self.tuned.recommended
+        fallback = self.config.novelty.fallback
+        if self.novelty is None or fallback == "off":
+            return tuned
+        model = self.default_model if fallback.model is None else fallback.model
+        chosen = FallbackConfig(model=model, novelty_above=fallback.novelty_above)
+        return tuned.model_copy(update={"fallback": chosen})
+
+    @cached_property
+    def default_model(self) -> str:
+        """The model that is best alone on the training and calibration rows."""
+        rows = np.union1d(self.split.train, self.split.calibration)
+        labels = self.data.labels.take(rows)
+        cost = actual_cost(labels, self.expected_cost(rows), cost_unit=self.costs.unit)
+        best = best_single_model(labels.Y, cost, self.eligible(rows))
+        if best is None:
+            raise DataError("No training row has a scored eligible model; nothing can be learned.")
+        return self.data.model_ids[best]
+
+    @cached_property
+    def points(self) -> tuple[OperatingPoint, ...]:
+        """The recommended policy, then lambdas for other wanted qualities, all from calibration."""
+        recommended = OperatingPoint(RECOMMENDED, self.recommended)
+        if self.tuned is None:
+            return (recommended,)
+        fallback = self.recommended.model_dump().get("fallback")
+        found = tune_utility(**self._tuning_rows, targets=HONEST_TARGETS)
+        configs = (UtilityConfig(**(t.config.model_dump() | {"fallback": fallback})) for t in found)
+        named = zip(HONEST_TARGETS, configs, strict=True)
+        return recommended, *(OperatingPoint(f"{100 * t:.0f} %", config) for t, config in named)
 
     @cached_property
     def report(self) -> EvaluationReport:
         """Evaluate: the recommended policy, once, on rows that nothing has looked at."""
-        rows = self.split.test
+        test = self.data.take(self.split.test)
         return evaluate(
-            P=self.P(rows),
-            labels=self.data.labels.take(rows),
-            expected_cost=self.expected_cost(rows),
-            policy=build_policy(
-                self.recommended, model_ids=self.data.model_ids, name="recommended"
-            ),
-            eligible=self.eligible(rows),
-            model_ids=self.data.model_ids,
-            cost_unit=self.costs.unit,
-            groups=self.data.take(rows).groups,
+            **self._tested,
+            groups=test.groups,
+            slices=slice_labels(test.queries, test.datasets, self._tested["novelty"]),
+            points=self.points,
             seed=self.config.seed,
         )
+
+    def regrets(self, limit: int = 20) -> tuple[Regret, ...]:
+        """Return the test rows on which the recommended policy lost most, counted among them."""
+        return worst_regrets(**self._tested, limit=limit)
+
+    @cached_property
+    def _tested(self) -> dict[str, Any]:
+        """What ``evaluate`` and ``worst_regrets`` both want to know of the test rows."""
+        rows = self.split.test
+        found = self.predict(rows)
+        return {
+            "P": found.P,
+            "novelty": found.novelty,
+            "labels": self.data.labels.take(rows),
+            "expected_cost": self.expected_cost(rows),
+            "policy": build_policy(
+                self.recommended, model_ids=self.data.model_ids, name=RECOMMENDED
+            ),
+            "eligible": self.eligible(rows),
+            "model_ids": self.data.model_ids,
+            "cost_unit": self.costs.unit,
+        }
 
     def keep(self, *, export_legacy: bool = False) -> Artifact:
         """Keep: save the artifact with its card."""
@@ -260,6 +360,7 @@ class Walk:
             encoder_states=self.features.states,
             head=head,
             calibrator=self.calibrated[0],
+            novelty=self.novelty,
             cost_model=self.cost_model,
             scored_modalities=self.scored_modalities,
             recommended_policy=self.recommended.model_dump(mode="json"),
@@ -282,10 +383,19 @@ class Walk:
 
     # ------------------------------------------------------------------ of some rows
 
+    def predict(self, rows: Int) -> Prediction:
+        """Return probabilities and novelty of some rows, as serving computes them."""
+        parts = [
+            predict_features(
+                X, head=self.fitted[0], calibrator=self.calibrated[0], novelty=self.novelty
+            )
+            for _, X in read_chunks(Rows(self.features.X, rows))
+        ]
+        return Prediction.join(parts)
+
     def P(self, rows: Int) -> F64:
         """Return calibrated probabilities (n_rows, n_models), as serving computes them."""
-        raw = self.fitted[0].predict_proba(np.asarray(self.features.X[rows]))
-        return self.calibrated[0].apply(raw)
+        return self.predict(rows).P
 
     def expected_cost(self, rows: Int) -> F64:
         """Return the expected cost (n_rows, n_models), as serving computes it."""
@@ -318,12 +428,14 @@ class Walk:
         parts = ("train", "validation", "calibration", "test")
         return {
             "data_sha256": self.data.fingerprint,
+            **row_provenance(self.data, self.split, self.config),
             "rows": len(self.data),
             "skipped_rows": len(self.data.skipped),
             "parts": {part: len(getattr(self.split, part)) for part in parts},
             "seed": self.config.seed,
             "cost_unit": self.costs.unit,
             "head": self.config.head.model_dump(mode="json"),
+            "novelty": self.config.novelty.model_dump(mode="json"),
             "calibration": self.calibrated[1],
         }
 
@@ -347,49 +459,17 @@ def read(config: TrainingConfig) -> Evaluations:
             f"Candidate '{min(unknown)}' has no scores in '{config.data.path}' "
             f"(scored: {', '.join(evaluations.model_ids)}). Correct or remove it."
         )
-    if config.data.limit is not None and config.data.limit < len(evaluations.samples):
-        rng = np.random.default_rng(config.seed)
-        kept = np.sort(rng.permutation(len(evaluations.samples))[: config.data.limit])
-        evaluations = replace(evaluations.take(kept), skipped=evaluations.skipped)
+    fallback = config.novelty.fallback
+    if fallback != "off" and fallback.model not in (None, *evaluations.model_ids):
+        raise ConfigError(
+            f"novelty.fallback.model '{fallback.model}' has no scores in '{config.data.path}' "
+            f"(scored: {', '.join(evaluations.model_ids)}). Correct or remove it."
+        )
+    kept = limited_rows(len(evaluations), config.data.limit, seed=config.seed)
+    evaluations = replace(evaluations.take(kept), skipped=evaluations.skipped)
     prices = price_table_of(config.candidates, model_ids=evaluations.model_ids)
     labels = fill_costs(evaluations.labels, evaluations.queries, prices=prices)
     return replace(evaluations, labels=labels)
-
-
-def evaluate_router(
-    router: ModelRouter, data: Evaluations, *, policy: str | None = None, seed: int = 0
-) -> EvaluationReport:
-    """Evaluate a router as served on records.
-
-    Parameters
-    ----------
-    router : ModelRouter
-        Its predictor, costs, eligibility and policy are used as they are.
-    data : Evaluations
-        Labels in the router's column order.
-    policy : str, optional
-        Name of the policy; the router's default otherwise.
-    seed : int
-        Of the bootstrap.
-
-    Raises
-    ------
-    DataError
-        If nothing is scored, or the columns differ.
-    """
-    queries = data.queries
-    prices = price_table_of(router.config.candidates, model_ids=router.model_ids)
-    return evaluate(
-        P=router.probabilities(queries),
-        labels=fill_costs(data.labels, queries, prices=prices),
-        expected_cost=router.expected_cost(queries),
-        policy=router.policy(policy),
-        eligible=router.eligible(queries).mask,
-        model_ids=router.model_ids,
-        cost_unit=router.cost_unit,
-        groups=data.groups,
-        seed=seed,
-    )
 
 
 def _unwatched(stage: str) -> AbstractContextManager[Progress]:

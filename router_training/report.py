@@ -3,50 +3,81 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from router_runtime.config import CheapestQualifiedConfig, UtilityConfig
-from router_runtime.errors import RouterError
-from router_training.evaluate import EvaluationReport, Interval, Strategy
+from router_training.evaluation_report import EvaluationReport, Strategy
+from router_training.store import write_whole
 from router_training.tune import Tuned, TuneResult
+from router_training.wording import (
+    bounds,
+    cost_header,
+    curve_figures,
+    failures,
+    honest_name,
+    number,
+    per_1k,
+    percent,
+    policy_lines,
+    share,
+    signed,
+    verdict,
+)
 
+WIDE = 100
+"""Columns of a console from which intervals are printed."""
+
+_INTERVAL = "95 %"
 _TITLES = {"random": "random choice", "cheapest": "always the cheapest"}
 
 
 def render_table(report: EvaluationReport, console: Console) -> None:
-    """Print every candidate, the references and the router, then what the router rests on."""
-    console.print(Group(_strategy_table(report), *_notes(report), Text(), _model_table(report)))
+    """Print what was found: choices, honest points, curve figures, slices, models, failures.
+
+    Intervals stand beside the estimates where the console is at least ``WIDE`` columns wide.
+    """
+    wide = console.width >= WIDE
+    parts: list[RenderableType] = [_strategy_table(report, wide=wide), *_notes(report), Text()]
+    if report.honest:
+        parts.append(_honest_table(report, wide=wide))
+    parts.append(_curve_table(report))
+    if report.slices:
+        parts.append(_slice_table(report, wide=wide))
+    parts += [_model_table(report), Text("Where it fails", style="bold")]
+    parts += [Text(f"- {sentence}") for sentence in failures(report)]
+    if report.honest:
+        lines = policy_lines(report.honest[0].policy).rstrip()
+        parts += [Text(), Text("To serve with this policy", style="bold"), Text(lines)]
+    console.print(Group(*parts))
 
 
 def render_tuning(result: TuneResult, console: Console, *, cost_unit: str = "usd") -> None:
     """Print what ``utility`` and per-model thresholds reach on the calibration split."""
     table = _table("Tuning on the calibration split")
     table.add_column("policy")
-    for header in ("quality", "as measured", _cost_header(cost_unit), "goal"):
+    for header in ("quality", "as measured", cost_header(cost_unit), "goal"):
         table.add_column(header, justify="right")
     best = result.best_single_outcome
     table.add_row(
         Text(f"best single ({result.best_single})"),
-        _share(best.quality),
+        share(best.quality),
         "",
-        _per_1k(best.cost),
+        per_1k(best.cost),
         "",
     )
     for tuned in (result.utility, result.cheapest_qualified):
         chosen = " (recommended)" if tuned.config == result.recommended else ""
         table.add_row(
             f"{tuned.config.kind}{chosen}",
-            _share(tuned.outcome.quality),
-            _share(tuned.measured_quality),
-            _per_1k(tuned.outcome.cost),
+            share(tuned.outcome.quality),
+            share(tuned.measured_quality),
+            per_1k(tuned.outcome.cost),
             "met" if tuned.met else "missed",
             style="bold" if chosen else None,
         )
@@ -63,21 +94,7 @@ def write_report_json(report: EvaluationReport, path: Path) -> None:
         The folder cannot be written.
     """
     content = json.dumps(report.to_json(), indent=2, allow_nan=False) + "\n"
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(content)
-        temporary.chmod(0o644)  # temporary files are private; a report is not
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RouterError(f"The report '{path}' cannot be written: {error}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+    write_whole(path, content.encode())
 
 
 def _table(title: str) -> Table:
@@ -91,29 +108,96 @@ def _table(title: str) -> Table:
     )
 
 
-def _strategy_table(report: EvaluationReport) -> Table:
+def _strategy_table(report: EvaluationReport, *, wide: bool) -> Table:
     table = _table(f"{report.n_queries} queries, policy '{report.policy}'")
     table.add_column("strategy", overflow="fold")
-    for header in ("accuracy", "vs best", _cost_header(report.cost_unit), "savings"):
-        table.add_column(header, justify="right")
+    headers = ["accuracy", "vs best", "95 %", cost_header(report.cost_unit), "savings", "95 %"]
     gaps = any(s.outcome.n_unscored or s.outcome.n_unserved for s in report.strategies)
-    if gaps:
-        table.add_column("unscored", justify="right")
-        table.add_column("unserved", justify="right")
+    headers += ["unscored", "unserved"] if gaps else []
+    _add_columns(table, headers, wide=wide)
     for strategy in report.strategies:
         result = strategy.outcome
-        cells: list[Text | str] = [
-            Text(_title(strategy, report)),
-            _share(result.quality),
-            _signed(strategy.gap),
-            _per_1k(result.cost),
-            _percent(strategy.savings),
+        cells = [
+            share(result.quality),
+            signed(strategy.gap.estimate),
+            bounds(strategy.gap, signed),
+            per_1k(result.cost),
+            percent(strategy.savings.estimate),
+            bounds(strategy.savings, percent),
         ]
-        if gaps:
-            cells += [str(result.n_unscored), str(result.n_unserved)]
-        table.add_row(*cells, style="bold" if strategy.kind == "router" else None)
+        cells += [str(result.n_unscored), str(result.n_unserved)] if gaps else []
+        name = Text(_title(strategy, report))
+        style = "bold" if strategy.kind == "router" else None
+        table.add_row(name, *_shown(cells, headers, wide=wide), style=style)
         if strategy is _last_model(report):
             table.add_section()
+    return table
+
+
+def _add_columns(table: Table, headers: Sequence[str], *, wide: bool) -> None:
+    for header in headers:
+        if wide or header != _INTERVAL:
+            table.add_column(header, justify="right", no_wrap=True)
+
+
+def _shown(cells: Sequence[str], headers: Sequence[str], *, wide: bool) -> list[str]:
+    pairs = zip(cells, headers, strict=True)
+    return [cell for cell, header in pairs if wide or header != _INTERVAL]
+
+
+def _honest_table(report: EvaluationReport, *, wide: bool) -> Table:
+    table = _table("What to expect: policies whose numbers were chosen on other rows")
+    table.add_column("policy", overflow="fold")
+    headers = ("accuracy", "vs best", "95 %", cost_header(report.cost_unit), "of its cost", "95 %")
+    _add_columns(table, headers, wide=wide)
+    for point in report.honest:
+        cells = (
+            share(point.outcome.quality),
+            signed(point.gap.estimate),
+            bounds(point.gap, signed),
+            per_1k(point.outcome.cost),
+            percent(point.cost_ratio.estimate),
+            bounds(point.cost_ratio, percent),
+        )
+        style = "bold" if point is report.honest[0] else None
+        name = Text(honest_name(point.name))
+        table.add_row(name, *_shown(cells, headers, wide=wide), style=style)
+    return table
+
+
+def _curve_table(report: EvaluationReport) -> Table:
+    table = _table("Read off the test curves, with the answers known: to compare, not to expect")
+    table.add_column("measure", overflow="fold")
+    table.add_column("value", justify="right")
+    table.add_column(_INTERVAL, justify="right")
+    for name, value, interval_text in curve_figures(report):
+        table.add_row(Text(name), value, interval_text)
+    return table
+
+
+def _slice_table(report: EvaluationReport, *, wide: bool) -> Table:
+    table = _table("Slices, against the model that is best over all queries")
+    table.add_column("slice", overflow="fold")
+    headers = ["n", "accuracy", "vs best", "95 %", "of its cost", "oracle", "AUC", "ECE"]
+    _add_columns(table, headers, wide=wide)
+    before = ""
+    for part in report.slices:
+        if part.by != before:
+            if before:
+                table.add_section()
+            table.add_row(Text(part.by, style="italic"))
+        before = part.by
+        cells = (
+            str(part.n),
+            share(part.outcome.quality),
+            signed(part.gap.estimate),
+            bounds(part.gap, signed),
+            percent(part.cost_ratio.estimate),
+            share(part.oracle_quality),
+            number(part.metrics.auc),
+            number(part.metrics.ece),
+        )
+        table.add_row(Text(f"  {part.value}"), *_shown(cells, headers, wide=wide))
     return table
 
 
@@ -129,23 +213,14 @@ def _title(strategy: Strategy, report: EvaluationReport) -> str:
 
 def _notes(report: EvaluationReport) -> list[Text]:
     pooled = report.pooled
-    notes = [
-        f"router vs best single, 95 % interval: accuracy {_interval(report.quality_gap, '+.4f')}, "
-        f"cost x {_interval(report.cost_ratio, '.3f')}",
-        f"probabilities: AUC {_number(pooled.auc)}, Brier {_number(pooled.brier)}, "
-        f"log loss {_number(pooled.log_loss)}, ECE {_number(pooled.ece)} "
-        f"({pooled.n} scores of {report.n_queries * len(report.models)})",
-        "mean quality over the range of costs (AIQ): "
-        + ", ".join(
-            f"{name.replace('_', ' ')} {_number(value)}" for name, value in report.aiq.items()
+    return [
+        Text(verdict(report)),
+        Text(
+            f"probabilities: AUC {number(pooled.auc)}, Brier {number(pooled.brier)}, "
+            f"log loss {number(pooled.log_loss)}, ECE {number(pooled.ece)} "
+            f"({pooled.n} scores of {report.n_queries * len(report.models)})"
         ),
     ]
-    if report.cost_unit == "usd" and report.recorded_cost_share < 1:
-        notes.append(
-            f"{report.recorded_cost_share:.0%} of the calls have a recorded cost; the others "
-            "count with their expected cost"
-        )
-    return [Text(note) for note in notes]
 
 
 def _model_table(report: EvaluationReport) -> Table:
@@ -158,9 +233,9 @@ def _model_table(report: EvaluationReport) -> Table:
         values = (m.auc, m.accuracy, m.f1, m.positive_rate, m.brier, m.ece)
         table.add_row(
             Text(model.model_id),
-            *map(_number, values),
-            _percent(model.share),
-            _number(model.quality_when_chosen),
+            *map(number, values),
+            percent(model.share),
+            number(model.quality_when_chosen),
         )
     return table
 
@@ -175,32 +250,3 @@ def _numbers(tuned: Tuned) -> str:
         case CheapestQualifiedConfig(default_threshold=value):
             numbers = f"every model {value:.3f}"
     return f"{tuned.config.kind}: {numbers}"
-
-
-def _cost_header(cost_unit: str) -> str:
-    return "USD/1k calls" if cost_unit == "usd" else "relative cost x 1k"
-
-
-def _interval(interval: Interval, form: str) -> str:
-    low, high = format(interval.low, form), format(interval.high, form)
-    return f"{format(interval.estimate, form)} [{low}, {high}]"
-
-
-def _share(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.4f}"
-
-
-def _number(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.3f}"
-
-
-def _signed(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:+.4f}"
-
-
-def _percent(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.1%}"
-
-
-def _per_1k(value: float) -> str:
-    return "-" if np.isnan(value) else f"{1000 * value:.4g}"

@@ -91,6 +91,31 @@ class StageStore:
         return load(final)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file by way of a temporary one beside it, making its folder.
+
+    Raises
+    ------
+    RouterError
+        The folder cannot be written.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}-", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(content)
+        temporary.chmod(0o644)  # temporary files are private; a report is not
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RouterError(f"'{path}' cannot be written: {error}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
 def _publish(staging: Path, final: Path) -> None:
     try:
         os.replace(staging, final)

@@ -40,6 +40,10 @@ def test_routing_with_an_embedded_artifact_loads_nothing_heavy(trained):
     assert not loaded_by(statement) & set(HEAVY)
 
 
+def test_the_command_line_of_training_loads_what_draws_only_when_a_page_is_asked_for():
+    assert not loaded_by("import router_training.cli") & {"matplotlib", "jinja2"}
+
+
 def test_every_public_name_is_there():
     for name in router_runtime.__all__:
         assert getattr(router_runtime, name).__name__ == name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,9 +45,34 @@ def test_a_run_prints_the_table_and_saves_the_artifact(folder):
         assert name in shown
     assert "saved in artifact" in shown
     assert (folder / "artifact" / "manifest.json").exists()
-    assert json.loads(succeeded("report", "artifact", "--json", cwd=folder))["schema_version"] == 1
+    assert json.loads(succeeded("report", "artifact", "--json", cwd=folder))["schema_version"] == 2
     assert "oracle" in succeeded("report", "artifact", "--output", "r.json", cwd=folder)
     assert json.loads((folder / "r.json").read_text())["strategies"]
+
+
+def test_a_run_leaves_its_report_in_the_work_folder_and_no_prompt_in_the_artifact(folder):
+    shown = succeeded("run", "train.yml", "--examples", "2", cwd=folder)
+    assert "report saved in work/report/report.html" in shown
+    page = (folder / "work" / "report" / "report.html").read_text()
+    assert page.count("<article") == 2
+    assert json.loads((folder / "work" / "report" / "report.json").read_text())["strategies"]
+    assert not list((folder / "artifact").glob("*.html"))
+    again = succeeded("run", "train.yml", "--no-examples", cwd=folder)
+    assert "This page holds" not in (folder / "work" / "report" / "report.html").read_text()
+    assert "saved in artifact" in again
+
+
+def test_pages_and_figures_of_an_artifact_a_config_and_an_evaluation(folder, workload, trained):
+    artifact, records = trained[0].output, workload / "records.jsonl"
+    for name, arguments in {
+        "artifact": ("report", artifact, "--plots", "plots"),
+        "config": ("report", "train.yml", "--examples", "3"),
+        "records": ("evaluate", artifact, "--data", records, "--examples", "1"),
+    }.items():
+        assert "oracle" in succeeded(*arguments, "--html", f"{name}.html", cwd=folder)
+    counts = {path.stem: path.read_text().count("<article") for path in folder.glob("*.html")}
+    assert counts == {"artifact": 0, "config": 3, "records": 1}
+    assert len(list((folder / "plots").glob("*.png"))) == 5
 
 
 def test_stages_run_one_by_one(folder):
@@ -136,3 +162,44 @@ def test_wrong_input_is_one_line_and_status_2(folder, arguments, expected):
     assert len([line for line in done.stderr.splitlines() if "embed:" not in line]) == 1
     assert not (folder / "artifact").exists()
     assert not (folder / "x").exists()
+
+
+def test_a_model_is_added_from_the_command_line(folder, workload):
+    lines = (workload / "records.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    hidden = "sim-large-text"
+    for row in rows:
+        for key in ("model_scores", "model_costs", "model_usage"):
+            row[key].pop(hidden, None)
+    (folder / "others.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    shutil.copy(workload / "records.jsonl", folder)
+    succeeded("run", "train.yml", "--data", "others.jsonl", cwd=folder)
+    arguments = ("add-model", "artifact", "--data", "records.jsonl", "--model", hidden)
+    shown = succeeded(*arguments, "--work-dir", "work", cwd=folder)
+    assert f"{hidden}: column fitted on" in shown
+    for name in ("AUC", "Brier below the base rate's", "ECE", "mean uncertainty", "no score on a"):
+        assert name in shown
+    assert "saved in artifact+sim-large-text" in shown
+    manifest = json.loads((folder / f"artifact+{hidden}" / "manifest.json").read_text())
+    assert manifest["model_ids"][-1] == hidden
+    again = call(*arguments, cwd=folder)
+    assert (again.returncode, "--output" in again.stderr) == (2, True)
+    twice = call(
+        *("add-model", f"artifact+{hidden}", "--data", "records.jsonl", "--model", hidden),
+        *("--output", "other"),
+        cwd=folder,
+    )
+    assert twice.returncode == 2
+    assert "is in the artifact already" in twice.stderr
+    assert not (folder / "other").exists()
+
+
+def test_each_data_set_is_left_out_from_the_command_line(folder):
+    found = json.loads(succeeded("leave-out", "train.yml", "--json", cwd=folder))
+    names = {entry["dataset"] for entry in found}
+    assert len(names) == len(found) > 1
+    assert all(entry["gap"]["low"] <= entry["gap"]["high"] for entry in found)
+    shown = succeeded("leave-out", "train.yml", cwd=folder)
+    for name in names:
+        assert name in shown
+    assert not (folder / "artifact").exists()

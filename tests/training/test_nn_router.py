@@ -145,7 +145,7 @@ def test_without_metadata_the_features_are_plain_and_unverified_and_a_line_says_
 def test_what_is_evaluated_is_what_the_artifact_serves(trained):
     folder, result = trained
     artifact = load_artifact(folder / "router_artifacts")
-    assert artifact.recommended_policy == {"kind": "highest_probability"}
+    assert artifact.recommended_policy == {"kind": "highest_probability", "fallback": None}
     X = np.load(folder / "hf_test_embeddings.npy")
     P = artifact.calibrator.apply(artifact.head.predict_proba(X))
     Y = np.array([list(r["model_scores"].values()) for r in records(N_TEST, start=1000)])

@@ -16,7 +16,9 @@ from router_runtime import ModelRouter
 from router_runtime.artifacts import MANIFEST, load_artifact
 from router_runtime.errors import ConfigError, DataError, RouterError
 from router_training.config import load_training_config
-from router_training.pipeline import Walk, evaluate_router, run
+from router_training.pipeline import Walk, run
+from router_training.served import evaluate_router
+from router_training.splits import Split
 
 QUICK = (
     "features: {encoders: [{kind: embedded, text_components: 16, thumbnail_components: 8}]}\n"
@@ -196,6 +198,33 @@ def test_records_of_other_models_are_refused(trained):
         evaluate_router(ModelRouter(config.output), replace(data, labels=renamed))
 
 
+def test_honest_points_are_tuned_on_the_calibration_rows(trained):
+    _, result = trained
+    honest = result.report.honest
+    assert [point.name for point in honest] == ["recommended", "90 %", "95 %", "98 %", "100 %"]
+    assert honest[0].outcome == result.report.strategy("router").outcome
+    lambdas = [point.policy["lambda_per_usd"] for point in honest[1:]]
+    assert lambdas == sorted(lambdas, reverse=True)
+    assert {str(point.policy["fallback"]) for point in honest} == {
+        str(result.artifact.recommended_policy["fallback"])
+    }
+
+
+def test_the_report_has_slices_of_the_test_rows(trained):
+    slices = trained[1].report.slices
+    kinds = {part.by for part in slices}
+    assert {"data set", "modality", "prompt length"} <= kinds
+    for kind in kinds:
+        assert sum(part.n for part in slices if part.by == kind) == trained[1].report.n_queries
+
+
+def test_the_provenance_says_how_the_rows_were_divided(trained):
+    training = trained[1].artifact.training
+    assert training["fractions"] == [0.6, 0.1, 0.1, 0.2]
+    assert training["limit"] is None
+    assert len(training["rows_sha256"]) == len(training["test_sha256"]) == 64
+
+
 def test_a_limit_takes_some_rows(tmp_path):
     config = config_for(tmp_path, records(200))
     limited = config.model_copy(update={"data": config.data.model_copy(update={"limit": 100})})
@@ -231,3 +260,62 @@ def test_a_run_that_is_interrupted_says_so_and_leaves_no_artifact(tmp_path):
     assert not (tmp_path / "artifact" / MANIFEST).exists()
     assert list((tmp_path / "work").glob("embed-*"))
     assert not list((tmp_path / "work").glob(".fit-*"))
+
+
+# --------------------------------------------------------------------------- novelty
+
+
+def recommended(tmp_path, novelty: str) -> tuple[Walk, dict | None]:
+    rows = records(200)
+    for row in rows:
+        row["model_costs"] = {"good": 0.01, "cheap": 0.001}
+    walk = Walk(config_for(tmp_path, rows, f"head: logistic\nnovelty: {novelty}\n"))
+    return walk, walk.recommended.model_dump()["fallback"]
+
+
+def test_the_recommended_policy_falls_back_to_the_best_single_model(tmp_path):
+    walk, fallback = recommended(tmp_path, "{}")
+    assert fallback == {"model": "good", "novelty_above": 0.99}
+    artifact = walk.keep()
+    assert artifact.recommended_policy["fallback"] == fallback
+    assert artifact.training["novelty"]["components"] == 32
+
+
+def test_the_fallback_is_what_the_config_says(tmp_path):
+    _, fallback = recommended(tmp_path, "{fallback: {model: cheap, novelty_above: 0.5}}")
+    assert fallback == {"model": "cheap", "novelty_above": 0.5}
+    assert recommended(tmp_path, "{fallback: off}")[1] is None
+
+
+def test_an_unknown_fallback_is_refused_before_anything_is_fitted(tmp_path, monkeypatch):
+    monkeypatch.setattr("router_training.pipeline.fit_head", None)
+    with pytest.raises(ConfigError, match="'nobody' has no scores"):
+        recommended(tmp_path, "{fallback: {model: nobody}}")
+
+
+def test_without_novelty_nothing_is_shrunken_and_nothing_falls_back(tmp_path):
+    walk, fallback = recommended(tmp_path, "{enabled: false}")
+    assert fallback is None
+    assert walk.novelty is None
+    assert walk.predict(walk.split.test).novelty is None
+    assert walk.keep().novelty is None
+
+
+@pytest.mark.parametrize("setting", ["components: 2", "neighbours: 4", "shrink_above: 0.2"])
+def test_every_setting_of_novelty_changes_what_is_predicted(tmp_path, setting):
+    plain, _ = recommended(tmp_path, "{}")
+    other, _ = recommended(tmp_path, f"{{{setting}}}")
+    rows = np.arange(200)
+    assert not np.array_equal(plain.P(rows), other.P(rows))
+    assert plain.features.X.shape == other.features.X.shape
+
+
+def test_a_given_split_and_given_records_are_used(tmp_path):
+    config = config_for(tmp_path, records(200))
+    first = Walk(config)
+    split = Split(*(np.arange(start, start + 50) for start in (0, 50, 100, 150)))
+    second = Walk(config, data=first.data, split=split)
+    assert second.data is first.data
+    assert second.split is split
+    first.fitted, second.fitted  # noqa: B018 - made and kept
+    assert len([entry for entry in config.work_dir.iterdir() if "fit-" in entry.name]) == 2

@@ -6,11 +6,13 @@ import re
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
 from router_runtime.errors import RouterError
 from router_runtime.policy import CheapestQualified, HighestProbability
 from router_training.evaluate import evaluate
+from router_training.evaluation_report import SCHEMA_VERSION
 from router_training.labels import LabelMatrix
 from router_training.report import render_table, render_tuning, write_report_json
 from router_training.tune import tune
@@ -33,9 +35,9 @@ def evaluated(scores=Y, cost=COST, policy=None, **arguments):
     )
 
 
-def printed(render, value, **arguments):
+def printed(render, value, *, width=110, **arguments):
     stream = io.StringIO()
-    render(value, Console(file=stream, width=110), **arguments)
+    render(value, Console(file=stream, width=width), **arguments)
     return stream.getvalue()
 
 
@@ -45,13 +47,18 @@ def cells(text, title):
     return [cell.strip() for cell in re.split(r"\s{2,}", line) if cell.strip()]
 
 
+def without_bounds(text, title):
+    """The cells after the title that are no intervals."""
+    return [cell for cell in cells(text, title)[1:] if not cell.startswith("[")]
+
+
 def test_the_table_shows_every_candidate_the_references_and_the_router():
     text = printed(render_table, evaluated())
-    assert cells(text, "vendor/dear") == ["vendor/dear", "1.0000", "+0.0000", "4", "0.0%"]
-    assert cells(text, "cheap[v2]") == ["cheap[v2]", "0.5000", "-0.5000", "1", "75.0%"]
+    assert without_bounds(text, "vendor/dear") == ["1.0000", "+0.0000", "4", "0.0%"]
+    assert without_bounds(text, "cheap[v2]") == ["0.5000", "-0.5000", "1", "75.0%"]
     assert cells(text, "best single")[0] == "best single (vendor/dear)"
-    assert cells(text, "oracle")[1:] == ["1.0000", "+0.0000", "2.5", "37.5%"]
-    assert cells(text, "router")[1:] == ["1.0000", "+0.0000", "2.5", "37.5%"]
+    assert without_bounds(text, "oracle") == ["1.0000", "+0.0000", "2.5", "37.5%"]
+    assert without_bounds(text, "router") == ["1.0000", "+0.0000", "2.5", "37.5%"]
     assert "USD/1k calls" in text
     assert "unscored" not in text
 
@@ -72,7 +79,34 @@ def test_unscored_choices_get_a_column():
 def test_unknown_costs_are_dashes():
     report = evaluated(cost=np.full((4, 2), NAN), policy=HighestProbability(), cost_unit="unknown")
     text = printed(render_table, report)
-    assert cells(text, "router")[1:] == ["1.0000", "+0.0000", "-", "-"]
+    assert without_bounds(text, "router") == ["1.0000", "+0.0000", "-", "-"]
+    assert "no cost is known" in text
+
+
+def test_intervals_are_printed_where_there_is_room():
+    assert "[-0." in printed(render_table, evaluated(), width=100)
+    narrow = printed(render_table, evaluated(), width=80)
+    table = narrow.split("router vs", 1)[0].split("The router", 1)[0]
+    assert "[" not in table.replace("cheap[v2]", "")
+    assert max(map(len, narrow.splitlines())) <= 80
+
+
+def test_honest_points_are_kept_apart_from_the_test_curve(small_report):
+    text = printed(render_table, small_report)
+    honest, curve = text.split("What to expect")[1].split("Read off the test curves")
+    assert "98 % of best" in honest and "recommended" in honest
+    assert "AIQ" not in honest
+    assert "98 %" not in curve.split("Slices")[0]
+    for measure in ("AIQ, router", "QNC", "headroom", "deferral area, router", "APGR", "CPT(50 %)"):
+        assert measure in curve
+
+
+def test_slices_failures_and_the_policy_are_printed(small_report):
+    text = printed(render_table, small_report)
+    assert cells(text, "set-00")[1] == "40"
+    assert "Least predictable model" in text.split("Where it fails")[1]
+    lines = text.split("To serve with this policy\n")[1]
+    assert yaml.safe_load(lines)["policies"]["recommended"]["lambda_per_usd"] == 40.0
 
 
 def test_tuning_shows_both_policies_side_by_side():
@@ -106,7 +140,7 @@ def test_the_json_file_is_whole_and_versioned(tmp_path):
     write_report_json(report, path)  # replaces
     content = json.loads(path.read_text())
     assert content == report.to_json()
-    assert content["schema_version"] == 1
+    assert content["schema_version"] == SCHEMA_VERSION
     assert [p.name for p in path.parent.iterdir()] == ["report.json"]
 
 
