@@ -1,0 +1,1 @@
+"""The parts of ``tests/benchmarks/quality.py``: tables, systems, measures, intervals, report."""
