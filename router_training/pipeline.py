@@ -191,21 +191,27 @@ class Walk:
         }
 
     @cached_property
+    def fit_data(self) -> FitData:
+        """What heads are fitted on: training and validation rows, with their groups."""
+        X, Y, split = self.features.X, self.data.labels.Y, self.split
+        groups = np.unique(self.data.groups, return_inverse=True)[1]
+        return FitData(
+            X_train=Rows(X, split.train),
+            Y_train=Y[split.train],
+            X_validation=Rows(X, split.validation),
+            Y_validation=Y[split.validation],
+            model_ids=self.data.model_ids,
+            groups=groups[split.train],
+            validation_groups=groups[split.validation],
+        )
+
+    @cached_property
     def fitted(self) -> tuple[Head, Json]:
         """Fit: the head and the log of its fitting; kept in the work folder."""
-        X, Y, split = self.features.X, self.data.labels.Y, self.split
 
         def make(folder: Path) -> None:
-            parts = FitData(
-                X_train=Rows(X, split.train),
-                Y_train=Y[split.train],
-                X_validation=Rows(X, split.validation),
-                Y_validation=Y[split.validation],
-                model_ids=self.data.model_ids,
-                groups=np.unique(self.data.groups, return_inverse=True)[1][split.train],
-            )
             with self._watch("fit") as progress:
-                result = fit_head(parts, self.config.head, seed=self.config.seed, progress=progress)
+                result = fit_head(self.fit_data, self.config.head, seed=self.config.seed, progress=progress)
             for name, content in result.head.to_files("head").items():
                 (folder / name).write_bytes(content)
             description = {"head": result.head.describe(), "log": result.log}

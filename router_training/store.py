@@ -22,7 +22,7 @@ from router_runtime.types import Json
 
 T = TypeVar("T")
 
-_FORMAT = 1  # raise when a stage's files change their meaning
+_FORMAT = 2  # raise when a stage's files change their meaning
 
 
 def digest_of(value: Json) -> str:

@@ -319,3 +319,15 @@ def test_a_given_split_and_given_records_are_used(tmp_path):
     assert second.split is split
     first.fitted, second.fitted  # noqa: B018 - made and kept
     assert len([entry for entry in config.work_dir.iterdir() if "fit-" in entry.name]) == 2
+
+
+def test_fitting_knows_which_rows_belong_together(tmp_path):
+    """Else rows of one picture fall into several folds of a stack, which then trusts what it saw."""
+    rows = [{**row, "group": f"picture {i % 40}"} for i, row in enumerate(records(200))]
+    walk = Walk(config_for(tmp_path, rows))
+    data, split = walk.fit_data, walk.split
+    numbers = dict(zip(np.array(walk.data.groups)[split.train], data.groups, strict=True))
+    names = np.array(walk.data.groups)[split.validation]
+    numbers |= dict(zip(names, data.validation_groups, strict=True))
+    assert len(set(numbers.values())) == len(numbers) == 28
+    assert len(set(data.validation_groups)) == 4

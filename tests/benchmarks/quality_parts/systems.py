@@ -32,6 +32,7 @@ from router_training.fit_stack import CrossFitted
 from router_training.fitting import FitData, HeadConfig, StackConfig, untold
 from router_training.labels import LabelMatrix
 from router_training.pipeline import Walk
+from router_training.rows import read_all
 from router_training.splits import Split
 from router_training.store import StageStore, digest_of
 
@@ -127,16 +128,10 @@ class Bench:
 
     @property
     def fit_data(self) -> FitData:
-        """Return train and validation rows."""
-        walk, split = self.walk, self.walk.split
-        return FitData(
-            X_train=np.asarray(walk.features.X[split.train]),
-            Y_train=walk.data.labels.Y[split.train],
-            X_validation=np.asarray(walk.features.X[split.validation]),
-            Y_validation=walk.data.labels.Y[split.validation],
-            model_ids=walk.data.model_ids,
-            groups=np.unique(walk.data.groups, return_inverse=True)[1][split.train],
-        )
+        """Return train and validation rows, read into memory."""
+        data = self.walk.fit_data
+        train, validation = read_all(data.X_train), read_all(data.X_validation)
+        return replace(data, X_train=train, X_validation=validation)
 
     def of_head(self, predict_proba: Callable[[np.ndarray], F64]) -> Predictions:
         """Return uncalibrated predictions by a function of features, with the learned costs."""
