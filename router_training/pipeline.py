@@ -211,7 +211,9 @@ class Walk:
 
         def make(folder: Path) -> None:
             with self._watch("fit") as progress:
-                result = fit_head(self.fit_data, self.config.head, seed=self.config.seed, progress=progress)
+                result = fit_head(
+                    self.fit_data, self.config.head, seed=self.config.seed, progress=progress
+                )
             for name, content in result.head.to_files("head").items():
                 (folder / name).write_bytes(content)
             description = {"head": result.head.describe(), "log": result.log}

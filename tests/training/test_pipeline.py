@@ -322,7 +322,7 @@ def test_a_given_split_and_given_records_are_used(tmp_path):
 
 
 def test_fitting_knows_which_rows_belong_together(tmp_path):
-    """Else rows of one picture fall into several folds of a stack, which then trusts what it saw."""
+    """Else rows of one picture are in several folds of a stack, which trusts what it has seen."""
     rows = [{**row, "group": f"picture {i % 40}"} for i, row in enumerate(records(200))]
     walk = Walk(config_for(tmp_path, rows))
     data, split = walk.fit_data, walk.split
