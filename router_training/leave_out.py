@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from router_runtime.console import plain_table
 from router_runtime.errors import DataError
 from router_runtime.policy import build_policy
 from router_runtime.types import F64, Int, Json
@@ -34,7 +33,7 @@ from router_training.metrics import (
     single_model,
 )
 from router_training.pipeline import Walk, Watch, read
-from router_training.splits import Split, split_by_group
+from router_training.splits import Split, split_evaluations
 
 
 @dataclass(frozen=True)
@@ -132,9 +131,8 @@ def split_without(data: Evaluations, dataset: str, config: TrainingConfig) -> Sp
     groups = np.asarray(data.groups)
     others = np.flatnonzero(~inside & ~np.isin(groups, groups[inside]))
     shares = np.array([*config.split.fractions[:3], 0.0])
-    parts = split_by_group(
-        groups[others].tolist(), fractions=tuple(shares / shares.sum()), seed=config.seed
-    )
+    fractions = tuple(shares / shares.sum())
+    parts = split_evaluations(data.take(others), fractions=fractions, seed=config.seed)
     return Split(
         train=others[parts.train],
         validation=others[parts.validation],
@@ -175,10 +173,7 @@ def _measure(walk: Walk, dataset: str) -> LeftOut:
 
 def render_left_out(found: Sequence[LeftOut], console: Console) -> None:
     """Print a row for each data set: the router, always the default, and the constant forecast."""
-    title = "Each data set in turn, by a router trained on the others"
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
-    )
+    table = plain_table("Each data set in turn, by a router trained on the others")
     table.add_column("left out", overflow="fold")
     for header in ("rows", "novel", "accuracy", "vs default", "from", "to", "Brier", "of mean"):
         table.add_column(header, justify="right")

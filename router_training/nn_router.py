@@ -39,7 +39,7 @@ from router_training.evaluation_report import EvaluationReport
 from router_training.fit_mlp import SEARCH_GRID
 from router_training.labels import ARRAYS, Evaluations, LabelMatrix, read_evaluations
 from router_training.pipeline import Walk
-from router_training.splits import Split, split_by_group
+from router_training.splits import Split, split_evaluations
 from router_training.stage_files import (
     METADATA,
     TEST_EMBEDDINGS,
@@ -109,8 +109,8 @@ class EmbeddedWalk(Walk):
         """The training records by group, without those that also occur in the test records."""
         n = len(self._train)
         rows = self.unseen
-        parts = split_by_group(
-            [self._train.groups[row] for row in rows], fractions=_FRACTIONS, seed=self.config.seed
+        parts = split_evaluations(
+            self._train.take(rows), fractions=_FRACTIONS, seed=self.config.seed
         )
         test = np.arange(n, n + len(self._test), dtype=np.int64)
         return Split(rows[parts.train], rows[parts.validation], rows[parts.calibration], test)

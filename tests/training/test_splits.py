@@ -6,7 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router_runtime.errors import ConfigError, DataError
-from router_training.splits import split_by_group
+from router_runtime.types import Query
+from router_training.labels import Evaluations, LabelMatrix
+from router_training.samples import Sample
+from router_training.splits import split_by_group, split_evaluations
 
 
 def parts(split):
@@ -90,3 +93,45 @@ def test_parts_are_disjoint_by_group_cover_every_row_and_are_filled(groups, weig
     assert sum(map(len, found)) == len(set(groups))
     assert [bool(part) for part in found] == [weight > 0 for weight in weights]
     assert all(part.dtype == np.int64 for part in parts(split))
+
+
+def test_traits_are_alike_in_all_parts_and_chance_still_decides():
+    rng = np.random.default_rng(0)
+    traits = np.column_stack([rng.integers(0, 2, 1000), rng.random(1000)])
+    groups = [str(at) for at in range(1000)]
+    splits = [split_by_group(groups, seed=seed, traits=traits) for seed in range(20)]
+    for split in splits:
+        assert sizes(split) == [600, 100, 100, 200]
+        for part in parts(split):  # at random: deviations of .05 and .03 in a part of 100
+            assert abs(traits[part, 0].mean() - traits[:, 0].mean()) < 0.02
+            assert abs(traits[part, 1].mean() - traits[:, 1].mean()) < 0.02
+    tested = np.bincount(np.concatenate([split.test for split in splits]), minlength=1000)
+    assert tested.max() < 13  # of 20; 4 are expected of every row
+    assert (tested == 0).mean() < 0.03
+
+
+def evaluations(Y, *, datasets):
+    samples = tuple(
+        Sample(
+            id=str(at),
+            query=Query(f"question {at}"),
+            reference=None,
+            group=str(at),
+            dataset=dataset,
+            prompt=f"question {at}",
+        )
+        for at, dataset in enumerate(datasets)
+    )
+    return Evaluations(samples, LabelMatrix.of_scores(("a", "b"), Y))
+
+
+def test_evaluations_are_divided_alike_in_data_set_and_difficulty():
+    rng = np.random.default_rng(1)
+    hard = rng.random(400) < 0.4
+    Y = (rng.random((400, 2)) < np.where(hard, 0.3, 0.9)[:, None]).astype(float)
+    Y[::7, 1] = np.nan
+    data = evaluations(Y, datasets=["hard" if h else "easy" for h in hard])
+    split = split_evaluations(data, seed=0)
+    for part in parts(split):
+        assert abs(hard[part].mean() - hard.mean()) < 0.04
+        assert abs(Y[part, 0].mean() - Y[:, 0].mean()) < 0.04
