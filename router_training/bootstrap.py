@@ -18,10 +18,13 @@ from router_runtime.errors import DataError
 from router_runtime.types import F64, Bool, Int
 from router_training.curves import aiqs, apgr, apgrs
 from router_training.evaluation_report import Interval
-from router_training.metrics import N_BINS, auc, calibration_error, pick
+from router_training.metrics import N_BINS, auc, bins_of, calibration_error, pick
 
 BLOCK_CELLS = 2_000_000
 """Numbers that one block of draws holds: 16 MB of float64."""
+
+MANY_CELLS = 300_000
+"""Scores from which on AUC and ECE are drawn by sums, which takes seconds instead of hours."""
 
 LOW, HIGH = 0.025, 0.975
 
@@ -36,11 +39,14 @@ class Resamples:
         The group of each query, from 0, without gaps.
     seed, n_resamples : int
         What is drawn, and how often.
+    n_drawn : int, optional
+        Groups to draw from where some have no query here; see ``keep``.
     """
 
     members: Int
     seed: int = 0
     n_resamples: int = 1000
+    n_drawn: int | None = None
 
     @classmethod
     def of_groups(
@@ -64,12 +70,28 @@ class Resamples:
     @property
     def n_groups(self) -> int:
         """How many groups are drawn each time."""
-        return int(self.members.max(initial=-1)) + 1
+        return int(self.members.max(initial=-1)) + 1 if self.n_drawn is None else self.n_drawn
+
+    def spans(self, rows: Bool | Int) -> bool:
+        """Whether some queries are of two groups at least.
+
+        One group alone is the same in every draw: an interval of no width would claim certainty.
+        """
+        members = self.members[rows]
+        return bool((members != members[:1]).any())
 
     def take(self, rows: Int) -> Resamples:
         """Return draws of the groups of some queries only."""
         members = np.unique(self.members[rows], return_inverse=True)[1]
         return Resamples(members, self.seed, self.n_resamples)
+
+    def keep(self, rows: Int) -> Resamples:
+        """Return the very same draws of all groups, of which only some queries are looked at.
+
+        Measures of different queries then vary together as far as they share groups. A query may
+        be named more than once.
+        """
+        return Resamples(self.members[rows], self.seed, self.n_resamples, self.n_groups)
 
     def draws(self, *, width: int | None = None) -> Iterator[F64]:
         """Yield blocks (n_in_block, n_groups): how often each group occurs in each draw.
@@ -100,7 +122,9 @@ class Resamples:
         blocks = [block @ per_group for block in self.draws()]
         return np.concatenate([np.zeros((0, columns.shape[1])), *blocks])
 
-    def measured(self, columns: F64, measure: Callable[[F64], F64]) -> Interval:
+    def measured(
+        self, columns: F64, measure: Callable[[F64], F64], *, biased: bool = False
+    ) -> Interval:
         """Return the interval of a function of sums over the queries.
 
         Parameters
@@ -108,12 +132,17 @@ class Resamples:
         columns : ndarray of shape (n_queries, k), float64
         measure : callable
             From sums (n_draws, k) to values (n_draws,), NaN where undefined.
+        biased : bool
+            Noise alone raises the measure: see ``pivotal``.
         """
-        return interval(
-            float(measure(columns.sum(axis=0, keepdims=True))[0]), measure(self.sums(columns))
-        )
+        estimate = float(measure(columns.sum(axis=0, keepdims=True))[0])
+        varies = self.spans(np.flatnonzero(columns.any(axis=1)))
+        form = pivotal if biased else interval
+        return form(estimate, measure(self.sums(columns)) if varies else np.zeros(0))
 
-    def weighted(self, estimate: float, measure: Callable[[F64], F64]) -> Interval:
+    def weighted(
+        self, estimate: float, measure: Callable[[F64], F64], *, biased: bool = False
+    ) -> Interval:
         """Return the interval of a measure that takes the queries' weights.
 
         Parameters
@@ -122,18 +151,40 @@ class Resamples:
             On the queries as they are.
         measure : callable
             From weights (n_draws, n_queries) to values (n_draws,), NaN where undefined.
+        biased : bool
+            Noise alone raises the measure: see ``pivotal``.
         """
-        blocks = [measure(weights) for weights in self.weights()]
-        return interval(estimate, np.concatenate([np.zeros(0), *blocks]))
+        varies = self.spans(np.arange(len(self.members)))
+        blocks = [measure(weights) for weights in self.weights()] if varies else []
+        form = pivotal if biased else interval
+        return form(estimate, np.concatenate([np.zeros(0), *blocks]))
 
 
 def interval(estimate: float, resampled: F64) -> Interval:
-    """Return the 95 % percentile interval; draws in which the measure is undefined do not count."""
+    """Return the 95 % percentile interval; draws in which the measure is undefined do not count.
+
+    The bounds are NaN where there is no draw.
+    """
     known = resampled[~np.isnan(resampled)]
     if np.isnan(estimate) or len(known) == 0:
         return Interval(estimate, float("nan"), float("nan"))
     low, high = np.quantile(known, [LOW, HIGH])
     return Interval(estimate, float(low), float(high))
+
+
+def pivotal(estimate: float, resampled: F64) -> Interval:
+    """Return the 95 % interval of a measure that noise biases, as it does a calibration error.
+
+    Drawing the queries again adds their noise once more, so that the draws lie as far from the
+    estimate as the estimate from the truth; the percentiles are reflected at the estimate (Davison
+    and Hinkley, "Bootstrap methods and their application", 1997, eq. 5.6) and then reach at least
+    to it. Of 80 simulated tables of 630 x 11 scores each, the percentile interval of the difference
+    of two calibration errors held the true one in 0, 6 and 1, and this one in 44, 75 and 58:
+    better, and still too narrow where one of the errors is next to nothing.
+    """
+    found = interval(estimate, resampled)
+    low, high = 2 * estimate - found.high, 2 * estimate - found.low
+    return Interval(estimate, min(low, estimate), max(high, estimate))
 
 
 def divided(part: F64, whole: F64) -> F64:
@@ -192,7 +243,8 @@ def contrasts(
     found = []
     for k in range(0, len(columns), 4):
         count, difference, cost, other = totals[k : k + 4, None]
-        counts, differences, costs, others = drawn[:, k : k + 4].T
+        varies = resamples.spans(columns[k] > 0)
+        counts, differences, costs, others = drawn[:, k : k + 4].T if varies else np.empty((4, 0))
         gap = interval(divided(difference, count).item(), divided(differences, counts))
         spent = interval(divided(cost, other).item(), divided(costs, others))
         found.append(Contrast(gap, spent))
@@ -281,12 +333,12 @@ def probability_contrast(P: F64, other: F64, Y: F64, resamples: Resamples) -> Pr
     Y : ndarray of shape (n_queries, n_models), float64
         Scores, NaN = unscored.
     resamples : Resamples
-        The ECE of a draw is larger than that of the queries, for both predictors alike (noise adds
-        to a mean of absolute gaps); its interval is that of the difference as it is drawn.
+        The ECE of a draw is larger than that of the queries, most of all that of a well calibrated
+        predictor (noise adds to a mean of absolute gaps): its interval is ``pivotal``.
     """
     scored = ~np.isnan(Y)
     queries = np.nonzero(scored)[0]
-    cells = Resamples(resamples.members[queries], resamples.seed, resamples.n_resamples)
+    cells = resamples.keep(queries)
     y = Y[scored]
     positive = y >= 0.5
     one, two = P[scored], other[scored]
@@ -295,6 +347,12 @@ def probability_contrast(P: F64, other: F64, Y: F64, resamples: Resamples) -> Pr
         np.stack([np.ones(len(y)), squared], axis=1),
         lambda sums: divided(sums[:, 1], sums[:, 0]),
     )
+    if len(y) > MANY_CELLS:
+        return ProbabilityContrast(
+            auc=_auc_of_many(one, two, positive, queries, resamples),
+            brier=brier,
+            ece=_ece_of_many(one, two, y, queries, resamples),
+        )
     return ProbabilityContrast(
         auc=cells.weighted(
             auc(one, positive) - auc(two, positive),
@@ -306,8 +364,55 @@ def probability_contrast(P: F64, other: F64, Y: F64, resamples: Resamples) -> Pr
             lambda weights: (
                 calibration_errors(one, y, weights) - calibration_errors(two, y, weights)
             ),
+            biased=True,
         ),
     )
+
+
+def _auc_of_many(
+    one: F64, two: F64, positive: Bool, queries: Int, resamples: Resamples
+) -> Interval:
+    """Return the interval of the AUCs' difference by the part of each cell in it.
+
+    The first-order term (DeLong, DeLong and Clarke-Pearson, "Comparing the areas under two or more
+    correlated receiver operating characteristic curves", Biometrics 44, 1988); what is left out is
+    of the order of 1 / cells. A draw is then a sum over the queries, for whatever many cells.
+    """
+    difference = auc(one, positive) - auc(two, positive)
+    part = _placements(one, positive) - _placements(two, positive)
+    values = (positive, np.where(positive, part, 0.0), ~positive, np.where(positive, 0.0, part))
+    n = len(resamples.members)
+    return resamples.measured(
+        np.stack([np.bincount(queries, weights=value, minlength=n) for value in values], axis=1),
+        lambda sums: divided(sums[:, 1], sums[:, 0]) + divided(sums[:, 3], sums[:, 2]) - difference,
+    )
+
+
+def _placements(p: F64, positive: Bool) -> F64:
+    """Return of each cell the share of the other class that it is ordered rightly with."""
+    share = np.empty(len(p))
+    for own in (positive, ~positive):
+        others = np.sort(p[~own])
+        below = np.searchsorted(others, p[own], "left") + np.searchsorted(others, p[own], "right")
+        share[own] = below / (2 * max(len(others), 1))
+    return np.where(positive, share, 1 - share)
+
+
+def _ece_of_many(one: F64, two: F64, y: F64, queries: Int, resamples: Resamples) -> Interval:
+    """Return the interval of the calibration errors' difference, with the bins of all cells."""
+    n = len(resamples.members)
+    counts = np.bincount(queries, minlength=n)[:, None]
+    gaps = [
+        np.bincount(queries * N_BINS + bins_of(p), weights=p - y, minlength=n * N_BINS)
+        for p in (one, two)
+    ]
+
+    def measure(sums: F64) -> F64:
+        total, ours, theirs = np.split(np.abs(sums), [1, 1 + N_BINS], axis=1)
+        return divided(ours.sum(axis=1) - theirs.sum(axis=1), total[:, 0])
+
+    columns = np.hstack([counts, *(gap.reshape(n, N_BINS) for gap in gaps)])
+    return resamples.measured(columns, measure, biased=True)
 
 
 def aucs(p: F64, positive: Bool, counts: F64) -> F64:

@@ -3,8 +3,9 @@
     python tests/benchmarks/quality.py --data ../shared/data --seeds 5
 
 Per table and seed the rows are split by group: 60 % train, 10 % validation, 10 % calibration, 20 %
-test. Heads see train, settings and early stopping validation, calibration maps and policies
-calibration; test rows are looked at once. All systems have the same rows and features. Means over
+test. Heads see train, settings and early stopping validation (the default recipe, kNN and logistic
+regression are fitted on both in the end), calibration maps and policies calibration; test rows are
+looked at once. All systems have the same rows and features. Means over
 the seeds come with standard deviations, the default recipe's lead with paired intervals.
 
 Without further flags the tables are measured. ``--ablation``, ``--learning-curve``, ``--left-out``

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap as scipy_bootstrap
 
 from router_runtime.errors import DataError
+from router_training import bootstrap
 from router_training.bootstrap import (
     Resamples,
     aiq_difference,
@@ -18,6 +19,7 @@ from router_training.bootstrap import (
     contrasts,
     interval,
     mean_difference,
+    pivotal,
     probability_contrast,
 )
 from router_training.metrics import auc, calibration_error
@@ -79,7 +81,40 @@ def test_ten_thousand_groups_are_drawn_in_small_blocks():
     assert time.perf_counter() - started < 5
 
 
+def test_some_queries_can_be_looked_at_in_the_very_same_draws():
+    whole = Resamples.of_groups(list("abacbc"), 6, seed=1, n_resamples=9)
+    weights = np.concatenate(list(whole.weights()))
+    rows = np.array([4, 0, 0])
+    np.testing.assert_array_equal(
+        np.concatenate(list(whole.keep(rows).weights())), weights[:, rows]
+    )
+
+
 # --------------------------------------------------------------------------- intervals
+
+
+def test_one_group_alone_gives_no_interval():
+    quality, nothing = np.array([1.0, 0.0, 1.0, NAN]), np.zeros(4)
+    for groups, known in (("aaab", False), ("aabb", True), ("aaaa", False)):
+        draws = Resamples.of_groups(list(groups), 4, n_resamples=50)
+        found = contrasts([(quality, np.ones(4))], (nothing, np.ones(4)), draws)[0]
+        for part in (found.gap, found.savings, mean_difference(quality, nothing, draws)):
+            assert np.isfinite(part.estimate)
+            assert np.isnan([part.low, part.high]).all() != known
+    alone = Resamples.of_groups(["a"] * 4, 4, n_resamples=50)
+    found = probability_contrast(np.eye(4), 1 - np.eye(4), np.eye(4), alone)
+    for part in (found.auc, found.brier, found.ece):
+        assert np.isfinite(part.estimate)
+        assert np.isnan([part.low, part.high]).all()
+
+
+def test_the_interval_of_a_biased_measure_is_reflected_at_the_estimate_and_holds_it():
+    draws = np.linspace(0.3, 0.5, 1001)  # the middle 95 %: 0.305 to 0.495
+    found = pivotal(0.35, draws)
+    assert (found.low, found.high) == (pytest.approx(0.205), pytest.approx(0.395))
+    found = pivotal(0.2, draws)  # all draws are above: 0.4 - 0.495 to 0.4 - 0.305
+    assert (found.low, found.high) == (pytest.approx(-0.095), pytest.approx(0.2))
+    assert np.isnan([pivotal(NAN, draws).low, pivotal(0.2, np.zeros(0)).high]).all()
 
 
 def test_an_interval_holds_the_middle_95_percent_of_the_draws():
@@ -217,6 +252,38 @@ def test_a_better_predictor_is_better_beyond_the_interval():
     scored = ~np.isnan(Y)
     gap = ((chance - Y)[scored] ** 2).mean() - ((other - Y)[scored] ** 2).mean()
     assert found.brier.estimate == pytest.approx(gap)
+
+
+def test_noise_in_the_draws_does_not_hide_how_much_worse_a_calibration_is():
+    rng = np.random.default_rng(1)
+    Z = rng.normal(1.0, 0.8, (3000, 1)) + rng.normal(0, 0.3, (3000, 4))
+    chance, bold = 1 / (1 + np.exp(-Z)), 1 / (1 + np.exp(-1.5 * Z))
+    truth = -0.0653  # of 4 million cells
+    Y = (rng.random(Z.shape) < chance).astype(float)
+    held = 0
+    for rows in np.split(np.arange(3000), 10):
+        found = probability_contrast(chance[rows], bold[rows], Y[rows], draws_of(300)).ece
+        assert found.low <= found.estimate <= found.high
+        held += found.low <= truth <= found.high
+    assert held >= 5  # of 10; none by percentiles
+
+
+def test_many_cells_are_drawn_by_sums_with_the_same_result(monkeypatch):
+    rng = np.random.default_rng(2)
+    chance = rng.random((2000, 4)).round(2)  # with ties
+    Y = (rng.random(chance.shape) < chance).astype(float)
+    Y[:300, 1] = NAN
+    other = np.clip(chance + rng.normal(0, 0.2, chance.shape), 0, 1)
+    draws = Resamples.of_groups((np.arange(2000) // 4).astype(str), 2000, n_resamples=300)
+    exact = probability_contrast(chance, other, Y, draws)
+    monkeypatch.setattr(bootstrap, "MANY_CELLS", 0)
+    summed = probability_contrast(chance, other, Y, draws)
+    for one, two in ((exact.auc, summed.auc), (exact.ece, summed.ece)):
+        assert two.estimate == pytest.approx(one.estimate, abs=1e-12)
+        assert [two.low, two.high] == pytest.approx([one.low, one.high], abs=0.1 * width(one))
+    assert summed.brier == exact.brier
+    same = probability_contrast(chance, chance, Y, draws)
+    assert (same.auc.low, same.auc.high, same.ece.low, same.ece.high) == (0, 0, 0, 0)
 
 
 def test_a_predictor_differs_from_itself_by_nothing():

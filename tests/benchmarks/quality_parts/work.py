@@ -21,7 +21,7 @@ import router_runtime
 import router_training
 from quality_parts.ablation import ablations, learning_curve
 from quality_parts.baselines import baselines
-from quality_parts.intervals import drawn_figures
+from quality_parts.intervals import drawn_figures, draws_of
 from quality_parts.measures import Judged, measure, selection_shares
 from quality_parts.systems import (
     Bench,
@@ -35,7 +35,6 @@ from quality_parts.systems import (
 )
 from quality_parts.tables import Table
 from router_runtime.types import F64, Json
-from router_training.bootstrap import Resamples
 from router_training.config import TrainingConfig
 from router_training.store import StageStore
 
@@ -187,9 +186,8 @@ def _measure_into(
         "seconds": found.seconds,
     }
     (folder / "measured.json").write_text(json.dumps(content), encoding="utf-8")
-    resamples = Resamples.of_groups(
-        rows.test.groups, len(rows.test.labels), seed=bench.config.seed, n_resamples=n_resamples
-    )
+    walk = bench.walk
+    resamples = draws_of(walk.data.groups, walk.split.test, n_resamples=n_resamples)
     np.savez(folder / "draws.npz", **drawn_figures(rows, found, resamples))
 
 
