@@ -145,8 +145,9 @@ def import_artifact_command(
         _ImportedEncoder.NVCLIP: RemoteSpec(dim=512),
     }
     artifact = import_artifact(source, output, encoder=specs[encoder], head=head.value)
-    print(f"{output}: {len(artifact.model_ids)} models ({', '.join(artifact.model_ids)})")
-    print("The features it was trained on cannot be checked; compare some decisions first.")
+    models = ", ".join(artifact.model_ids)
+    out.print(f"{output}: {len(artifact.model_ids)} models ({models})", soft_wrap=True)
+    out.print("The features it was trained on cannot be checked; compare some decisions first.")
 
 
 @app.command("import-config")
@@ -265,13 +266,20 @@ def _print_manifest(folder: Path, manifest: Manifest) -> None:
     out.print(table)
 
 
+_LONGEST = 500
+"""Characters of an entry that ``inspect`` shows; marks of training rows have thousands."""
+
+
 def _summary(value: Json) -> str:
     """Return an entry of the provenance in one cell; ``--json`` has the details."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {entry}" for key, entry in value.items())
     if isinstance(value, list) and all(isinstance(e, dict) and "chosen" in e for e in value):
         return ", ".join(f"{entry.get('model_id')} {entry['chosen']}" for entry in value)
-    return str(value)
+    if isinstance(value, list) and all(isinstance(e, dict) and "model" in e for e in value):
+        return ", ".join(f"{entry['model']} from {entry.get('labels')} scores" for entry in value)
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{len(text):,} characters"
 
 
 def main() -> None:

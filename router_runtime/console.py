@@ -2,27 +2,66 @@
 
 Exit statuses: 0 done, 2 the input, the configuration or the command itself is wrong (one line says
 what and how to mend it), 130 interrupted with Ctrl-C. Anything else is a defect of this program and
-shows its traceback. Names of models and files are printed as they are: no console reads markup.
+shows its traceback. Names of models and files come from data: no console reads markup in them, and
+what would steer the terminal is left out.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 import typer
-from rich.console import Console
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from router_runtime import types
 from router_runtime.errors import MissingDependencyError, RouterError
 
-out = Console(highlight=False, markup=False)
-err = Console(stderr=True, highlight=False, markup=False)
+_TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+_STEERING = dict.fromkeys(
+    [*(code for code in range(0xA0) if not 0x20 <= code < 0x7F and chr(code) not in "\t\n")]
+    + [ord(mark) for mark in _TURNING]
+)
+
+
+class SafeConsole(Console):
+    """Prints no control character and no mark that turns text around, but for its own styles.
+
+    A model's or a data set's name could otherwise clear the screen, retitle the window or pose as
+    another line of output.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control is None and not segment.text.isprintable():
+                yield Segment(segment.text.translate(_STEERING), segment.style)
+            else:
+                yield segment
+
+
+def plain_table(title: str) -> Table:
+    """Return an empty table that leaves room for long model names on 80 columns."""
+    return Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+
+
+out = SafeConsole(highlight=False, markup=False)
+err = SafeConsole(stderr=True, highlight=False, markup=False)
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130

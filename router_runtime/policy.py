@@ -369,13 +369,39 @@ def _unknown_last(cost: F64) -> F64:
 
 def _order(eligible: Bool, *keys: F64 | Bool) -> Int:
     """Sort each row's columns by ``keys`` (most important first, ascending, stable)."""
-    # lexsort wants the most important key last.
-    if _all(eligible):
-        return np.lexsort(keys[::-1], axis=-1)
-    order = np.lexsort((*reversed(keys), ~eligible), axis=-1)
+    every = _all(eligible)
+    order = _order_by_first(eligible, keys) if _is_wide(eligible, keys[0]) else None
+    if order is None:  # lexsort wants the most important key last
+        order = np.lexsort(keys[::-1] if every else (*reversed(keys), ~eligible), axis=-1)
+    if every:
+        return order
     place = np.arange(eligible.shape[1])
     filled: Int = np.where(place < eligible.sum(axis=1, keepdims=True), order, -1)
     return filled
+
+
+def _is_wide(eligible: Bool, key: F64 | Bool) -> bool:
+    n_queries, n_models = eligible.shape
+    return n_queries >= 512 and n_models > 8 and key.dtype == np.float64
+
+
+def _order_by_first(eligible: Bool, keys: Sequence[F64 | Bool]) -> Int | None:
+    """Sort by the first key alone, several times as fast, and by all where that leaves a tie.
+
+    The ineligible columns come last in any order. None where the key is infinite for an eligible
+    one.
+    """
+    first = np.where(eligible, keys[0], _INFINITY)
+    order = np.argsort(first, axis=-1)
+    found = np.take_along_axis(first, order, axis=-1)
+    finite = found < _INFINITY
+    if np.count_nonzero(finite) != np.count_nonzero(eligible):
+        return None
+    tied = np.flatnonzero(((found[:, 1:] == found[:, :-1]) & finite[:, 1:]).any(axis=1))
+    if tied.size:
+        last = [key[tied] for key in reversed(keys)]
+        order[tied] = np.lexsort((*last, ~eligible[tied]), axis=-1)
+    return order
 
 
 def _chosen(ranking: Int) -> Int:

@@ -130,7 +130,7 @@ def _learned_default(artifact: Artifact, policies: Mapping[str, Policy], cost_un
     if tuned_in == cost_unit or not policies[RECOMMENDED].needs_cost:
         return RECOMMENDED
     logger.warning(
-        "artifact %s was tuned with costs in unit '%s', but here they are '%s': policy '%s' is "
+        "artifact %s was tuned with costs in unit %.40r, but here they are '%s': policy '%s' is "
         "used instead of the recommended one; give the candidates their %s",
         artifact.artifact_id,
         tuned_in,

@@ -42,6 +42,9 @@ _STEM: Final = "novelty"
 _COPY: Final = 1e-3
 """Nearer than this share of the training rows' spread is a copy: float32 cannot tell the rest."""
 
+_LARGEST: Final = 1e15
+"""Magnitude of what is kept; sums of squares of more overflow float32."""
+
 _CHUNK_ROWS: Final = 512  # of X; with 2,048 reference rows a chunk of distances is 4 MiB
 
 
@@ -110,8 +113,8 @@ class NoveltyModel:
     Raises
     ------
     ArtifactIntegrityError
-        The arrays do not mean what they should: unsorted distances, a prior outside [0, 1], fewer
-        reference rows than neighbours.
+        The arrays do not mean what they should: numbers too large, unsorted distances, a prior
+        outside [0, 1], fewer reference rows than neighbours.
     """
 
     def __init__(
@@ -124,6 +127,13 @@ class NoveltyModel:
         distances: F64,
         prior: F64,
     ) -> None:
+        bounds = {"mean": (mean, _LARGEST), "reference": (reference, _LARGEST)}
+        bounds["components"] = (components, 1.001)  # orthonormal up to rounding
+        for name, (array, most) in bounds.items():
+            if np.abs(array).max(initial=0.0) > most:
+                raise ArtifactIntegrityError(
+                    f"The novelty model's {name} must lie within {most:g}. {RESTORE}"
+                )
         self.description = description
         self._mean = np.asarray(mean, dtype=np.float32)
         self._components = np.asarray(components, dtype=np.float32)
@@ -201,7 +211,7 @@ class NoveltyModel:
         distance = self.distance(X)
         knots, percentiles = self._knots
         novelty: F64 = np.interp(distance, knots, percentiles)
-        novelty[distance > knots[-1]] = 1.0
+        novelty[~(distance <= knots[-1])] = 1.0  # NaN too: features so large that squares overflow
         return novelty
 
     def shrink(self, P: F64, novelty: F64) -> F64:

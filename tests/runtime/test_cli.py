@@ -88,8 +88,13 @@ def test_a_runtime_config_is_used_and_checked(artifact, tmp_path):
 
 
 def test_inspect_shows_what_an_artifact_contains(artifact):
-    assert "logistic" in succeeded("inspect", artifact)
+    shown = succeeded("inspect", artifact)
+    assert "logistic" in shown
     manifest = json.loads(succeeded("inspect", artifact, "--json"))
+    seen = manifest["training"]["seen"]
+    assert len(seen) > 1000
+    assert seen[:40] not in shown
+    assert f"{len(seen):,} characters" in shown
     assert manifest["format_version"] == 2
     assert "head.safetensors" in manifest["files"]
 

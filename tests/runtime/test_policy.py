@@ -125,6 +125,27 @@ def test_highest_probability_breaks_ties_by_cost():
     )
 
 
+@pytest.mark.parametrize("kind", ["plain", "ties", "ineligible", "unknown costs", "overflow"])
+@pytest.mark.parametrize("lambda_per_usd", [0.0, 0.5, 1e308])
+def test_a_wide_batch_is_ranked_as_its_rows_are(kind, lambda_per_usd):
+    rng = np.random.default_rng(3)
+    P, cost = rng.uniform(size=(600, 11)), rng.uniform(size=(600, 11))
+    eligible = np.ones(P.shape, dtype=bool)
+    if kind == "ties":
+        P, cost = np.round(P, 1), np.round(cost, 1)
+    if kind in ("ineligible", "unknown costs"):
+        eligible = rng.uniform(size=P.shape) < 0.5
+    if kind == "unknown costs":
+        cost[~eligible] = np.nan
+    if kind == "overflow":
+        cost *= 1e10
+    policy = Utility(lambda_per_usd)
+    with np.errstate(over="ignore"):
+        together = policy.rank(P, cost, eligible)
+        alone = [policy.rank(P[[i]], cost[[i]], eligible[[i]])[0] for i in range(len(P))]
+    np.testing.assert_array_equal(together, alone)
+
+
 def test_fixed_keeps_the_others_as_fallbacks_by_probability():
     ranking, reasons = rank(
         Fixed(1), [[0.9, 0.1, 0.95]] * 2, eligible=[[True, True, True], [True, False, True]]

@@ -6,7 +6,6 @@ PyTorch.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from router_runtime.errors import EncoderError, MissingDependencyError
 from router_runtime.prediction.encoders.specs import EncoderRuntime, EncoderSpec
+from router_runtime.prediction.heads.base import import_whole
 from router_runtime.types import Encoder
 
 _FACTORIES = {
@@ -73,7 +73,7 @@ def build_encoder(
 def _factory(kind: str) -> Any:
     module, _, name = _FACTORIES[kind].partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        return getattr(import_whole(module), name)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if kind not in _EXTRAS or missing not in _DISTRIBUTIONS:

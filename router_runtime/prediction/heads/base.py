@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import math
+import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any, Self, cast
 
 import numpy as np
@@ -175,12 +178,32 @@ def import_optional(module: str, extras: Mapping[str, str]) -> Any:
         One of ``extras`` is not installed.
     """
     try:
-        return importlib.import_module(module)
+        return import_whole(module)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in extras:
             raise
         raise MissingDependencyError(package, extras[package]) from error
+
+
+def import_whole(module: str) -> ModuleType:
+    """Import ``module``; a Ctrl-C meanwhile raises ``KeyboardInterrupt`` when it is imported.
+
+    torch 2.13 ends the process with a C++ abort where the exception meets its initialisation of
+    ``torch.distributed``. Handlers other than Python's own, and other threads, are left alone.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return importlib.import_module(module)
+    pressed: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        found = importlib.import_module(module)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:
+        raise KeyboardInterrupt
+    return found
 
 
 def sigmoid(Z: npt.NDArray[Any]) -> F64:

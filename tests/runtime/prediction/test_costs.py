@@ -73,6 +73,12 @@ def test_sizes_count_characters_pictures_newlines_and_digits():
     assert query_sizes([]).shape == (0, len(SIZE_NAMES))
 
 
+def test_only_the_ten_digits_count_whatever_else_the_text_holds():
+    texts = ["", "0123456789", "é٣💡4\ud800\n5"]
+    sizes = np.expm1(query_sizes([Query(text) for text in texts])[:, 3:])
+    np.testing.assert_allclose(sizes, [[0, 0], [0, 10], [1, 2]])
+
+
 def test_a_prediction_is_log_linear_within_its_bounds():
     # 2 * exp(log1p_chars) = 2 * (chars + 1)
     model = LogLinear(

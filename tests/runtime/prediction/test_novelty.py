@@ -116,6 +116,12 @@ def test_features_of_another_width_are_refused():
         model().novelty(np.zeros((1, 2), np.float32))
 
 
+def test_features_whose_squares_overflow_are_new():
+    with np.errstate(over="ignore", invalid="ignore"):
+        novelty = model().novelty(rows([3e38, -3e38, 3e38], [0, 1e25, 0], [0, 0, 0]))
+    assert novelty.tolist() == [1.0, 1.0, 0.0]
+
+
 def test_no_query_gives_no_novelty():
     assert model().novelty(np.zeros((0, 3), np.float32)).shape == (0,)
 
@@ -127,6 +133,9 @@ def test_no_query_gives_no_novelty():
         ({"distances": np.linspace(-1, 0, N_QUANTILES)}, ">= 0"),
         ({"prior": np.array([0.5, 1.5])}, r"must lie in \[0, 1\]"),
         ({"reference": np.zeros((0, 2), np.float32)}, "1 neighbours of 0 reference rows"),
+        ({"reference": np.full((2, 2), 1e300)}, "reference must lie within"),
+        ({"mean": np.full(3, -1e30, np.float32)}, "mean must lie within"),
+        ({"components": np.full((3, 1), 2, np.float32)}, "components must lie within"),
     ],
 )
 def test_arrays_that_mean_nothing_are_refused(arrays, message):

@@ -7,6 +7,7 @@ from router_runtime.errors import ConfigError
 from router_runtime.prediction.calibration import Calibrator
 from router_runtime.prediction.heads.prior import PriorHead
 from router_runtime.prediction.predictor import FeaturePredictor
+from router_runtime.types import Prediction
 
 
 def test_the_parts_must_fit_each_other(trained):
@@ -37,3 +38,12 @@ def test_queries_and_their_features_have_the_same_probabilities(trained):
     np.testing.assert_array_equal(
         P, predictor.probabilities_from_features(predictor.features.encode(queries))
     )
+
+
+def test_predictions_are_joined_row_by_row_with_their_novelty():
+    first = Prediction(np.array([[0.1, 0.2]]), np.array([0.5]))
+    second = Prediction(np.array([[0.3, 0.4], [0.5, 0.6]]), np.array([0.6, 0.7]))
+    joined = Prediction.join([first, second])
+    np.testing.assert_array_equal(joined.P, [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
+    np.testing.assert_array_equal(joined.novelty, [0.5, 0.6, 0.7])
+    assert Prediction.join([Prediction(first.P)]).novelty is None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -52,6 +53,17 @@ def test_a_list_is_not_a_feature_matrix():
         check_features([[1.0]], 1)
 
 
+def test_finite_features_of_any_size_pass_and_the_first_row_that_is_not_is_named():
+    X = np.full((5000, 2), 1e30, np.float32)  # the sum of their squares is infinite
+    check_features(X, 2)
+    X[4200, 1] = np.inf
+    X[4900, 0] = np.nan
+    with pytest.raises(QueryError, match="query 4200 contain NaN or infinity"):
+        check_features(X, 2)
+    with pytest.raises(QueryError, match="query 0 contain NaN or infinity"):
+        check_features(X[4900:4901], 2)
+
+
 def test_an_unknown_kind_lists_the_known_ones():
     with pytest.raises(ArtifactError, match=r"'forest' \(known: joined, knn, logistic, mlp"):
         load_head({"kind": "forest"}, {})
@@ -82,6 +94,20 @@ def test_a_missing_optional_package_is_explained(monkeypatch):
 def test_a_defect_in_our_own_imports_is_not_called_a_missing_package():
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         import_optional("router_runtime.no_such_module", {"xgboost": "train"})
+
+
+def test_ctrl_c_waits_until_an_import_has_finished(tmp_path, monkeypatch):
+    (tmp_path / "pressed_meanwhile.py").write_text(
+        "import signal\nsignal.raise_signal(signal.SIGINT)\nfinished = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pressed_meanwhile", raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        import_optional("pressed_meanwhile", {})
+    assert sys.modules["pressed_meanwhile"].finished
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_light_heads_load_nothing_heavy():
