@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-import yaml
-
 from router_runtime.artifacts import Artifact
 from router_runtime.errors import ArtifactError
 from router_runtime.prediction.heads.base import RESTORE
 from router_runtime.types import Json
 from router_training.evaluation_report import Interval
-from router_training.wording import interval, number, signed
+from router_training.wording import interval, number, signed, yaml_lines
 
 HEADING: Final = "## Models added without retraining"
 
@@ -44,7 +42,7 @@ def extend_card(card: str, artifact: Artifact) -> str:
         raise ArtifactError(
             f"training.added of the artifact is malformed ({error!r}). {RESTORE}"
         ) from error
-    policy = yaml.safe_dump(dict(artifact.recommended_policy or {}), sort_keys=False)
+    policy = yaml_lines(dict(artifact.recommended_policy or {}))
     return (
         f"{_with_models(before, artifact.model_ids)}\n\n{HEADING}\n\n"
         "The figures and the settings above are of the router before. A model below was added "
@@ -93,6 +91,6 @@ def _with_models(card: str, model_ids: tuple[str, ...]) -> str:
     if "models:" not in lines[:end]:
         return card
     start = lines.index("models:") + 1
-    stop = next((i for i in range(start, end) if lines[i][:1] not in ("-", " ")), end)
-    listed = yaml.safe_dump(list(model_ids), width=10_000).rstrip("\n").split("\n")
+    stop = next((i for i in range(start, end) if lines[i][:1] not in ("", "-", " ")), end)
+    listed = yaml_lines(list(model_ids)).rstrip("\n").split("\n")
     return "\n".join([*lines[:start], *listed, *lines[stop:]])

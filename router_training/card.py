@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import yaml
+from collections.abc import Iterable, Sequence
 
 from router_runtime.artifacts import Artifact
 from router_runtime.config import CandidateConfig
@@ -31,6 +28,7 @@ from router_training.wording import (
     share,
     signed,
     verdict,
+    yaml_lines,
 )
 
 _MARKUP = str.maketrans({sign: f"\\{sign}" for sign in "\\`*[]<>|~&"})
@@ -97,7 +95,7 @@ def _front_matter(artifact: Artifact, report: EvaluationReport) -> str:
             }
         ],
     }
-    return f"---\n{_yaml(content)}---\n"
+    return f"---\n{yaml_lines(content)}---\n"
 
 
 def _metrics(report: EvaluationReport) -> list[Json]:
@@ -264,7 +262,7 @@ def _use(artifact: Artifact, candidates: Sequence[CandidateConfig]) -> str:
     return (
         "A runtime config with the policy that was tuned on the calibration rows and, where they "
         "were configured, the prices that it was tuned with; `artifact` is relative to the "
-        f"config:\n\n```yaml\n{_yaml(content)}```\n"
+        f"config:\n\n```yaml\n{yaml_lines(content)}```\n"
     )
 
 
@@ -275,11 +273,6 @@ def _candidate(entry: CandidateConfig) -> dict[str, Json]:
     if "modalities" in content:
         content["modalities"] = sorted(content["modalities"])
     return content
-
-
-def _yaml(content: Mapping[str, Any]) -> str:
-    """Return YAML in which no text goes over a line's end, where it might close a code block."""
-    return yaml.safe_dump(dict(content), sort_keys=False, width=math.inf)
 
 
 def _limits(artifact: Artifact) -> str:

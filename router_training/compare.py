@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from router_runtime.console import plain_table
 from router_runtime.errors import DataError
 from router_runtime.policy import Policy
 from router_runtime.types import F64, Bool, Int, Json
@@ -294,18 +294,8 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
     console.print(Group(_figures(comparison), *_differences(comparison)))
 
 
-def _table(title: str) -> Table:
-    return Table(
-        title=Text(title, style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-
-
 def _figures(comparison: Comparison) -> Table:
-    table = _table(f"{comparison.n_queries} queries")
+    table = plain_table(f"{comparison.n_queries} queries")
     table.add_column("router", overflow="fold")
     header = cost_header(comparison.cost_unit)
     for name in ("accuracy", header, "savings", "AIQ", "AUC", "Brier", "ECE"):
@@ -334,7 +324,7 @@ def _differences(comparison: Comparison) -> list[Table]:
     for entry in comparison.standings[1:]:
         if entry.difference is None:
             continue
-        table = _table(f"{entry.name} minus {first}, 95 % interval")
+        table = plain_table(f"{entry.name} minus {first}, 95 % interval")
         table.add_column("measure")
         table.add_column("difference", justify="right")
         rows = {

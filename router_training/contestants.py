@@ -8,20 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from router_runtime.candidates import price_table_of
 from router_runtime.config import RuntimeConfig, read_yaml
 from router_runtime.errors import ConfigError, DataError
 from router_runtime.model_router import ModelRouter
-from router_runtime.policy import build_policy
-from router_runtime.policy_set import RECOMMENDED
 from router_runtime.types import Int
 from router_training.compare import Comparison, Contestant, compare
 from router_training.config import load_training_config
-from router_training.costing import fill_costs
 from router_training.held_out import held_out
 from router_training.labels import Evaluations, OnBadRow
 from router_training.pipeline import Walk, Watch
-from router_training.served import read_records
+from router_training.served import Served, read_records
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,20 +121,7 @@ def _served(
     kept = held_out(router.artifact.training, records, all_rows=all_rows)
 
     def ask(rows: Int) -> Contestant:
-        taken = records.take(rows)
-        found = router.predict(taken.queries)
-        prices = price_table_of(router.config.candidates, model_ids=router.model_ids)
-        return Contestant(
-            name=name,
-            model_ids=router.model_ids,
-            P=found.P,
-            novelty=found.novelty,
-            expected_cost=router.expected_cost(taken.queries),
-            eligible=router.eligible(taken.queries).mask,
-            policy=router.policy(),
-            labels=fill_costs(taken.labels, taken.queries, prices=prices),
-            cost_unit=router.cost_unit,
-        )
+        return Contestant(name=name, **Served(router, records.take(rows)).known)
 
     return _Entry(name, records, kept.rows, False, ask, kept.message)
 
@@ -156,19 +139,7 @@ def _walked(
     walk = Walk(load_training_config(path, overrides=overrides), watch=watch)
 
     def ask(rows: Int) -> Contestant:
-        found = walk.predict(rows)
-        ids = walk.data.model_ids
-        return Contestant(
-            name=name,
-            model_ids=ids,
-            P=found.P,
-            novelty=found.novelty,
-            expected_cost=walk.expected_cost(rows),
-            eligible=walk.eligible(rows),
-            policy=build_policy(walk.recommended, model_ids=ids, name=RECOMMENDED),
-            labels=walk.data.labels.take(rows),
-            cost_unit=walk.costs.unit,
-        )
+        return Contestant(name=name, **walk.known(rows))
 
     return _Entry(name, walk.data, walk.split.test, True, ask)
 

@@ -14,10 +14,13 @@ import numpy as np
 from router_runtime.policy import Policy
 from router_runtime.types import F64, Bool, Int
 from router_training.labels import LabelMatrix
-from router_training.metrics import actual_cost, outcome, ratio, single_model
+from router_training.metrics import actual_cost, outcome, ratio
 
 ARENA_BETA: Final = 0.1
 """How much less the cost counts than the quality in ``rank_score`` (RouterArena)."""
+
+MAX_PAIRS: Final = 20_000_000
+"""Pairs of models, over all queries, from which on not every turn of a preference is kept."""
 
 
 def lambda_grid(P: F64, expected_cost: F64, eligible: Bool, *, size: int = 200) -> F64:
@@ -25,31 +28,37 @@ def lambda_grid(P: F64, expected_cost: F64, eligible: Bool, *, size: int = 200) 
 
     The preference between a dear and a cheap candidate turns where lambda is their difference in
     probability over their difference in cost. Quantiles of all these breakpoints, with 0 and a
-    value beyond the last, sweep the whole curve wherever the data put it.
+    value beyond the last, sweep the whole curve wherever the data put it. Of very many, some at
+    equal steps serve the quantiles, so that memory does not grow with the square of the models.
 
     Returns
     -------
     ndarray of shape (at most size + 2,)
     """
-    breakpoints = []
+    breakpoints, largest = [], 0.0
+    step = 1 + P.size * P.shape[1] // MAX_PAIRS
     for dear in range(P.shape[1]):
         dearer = expected_cost[:, [dear]] - expected_cost
         better = P[:, [dear]] - P
         turns = (dearer > 0) & (better > 0) & eligible[:, [dear]] & eligible
         with np.errstate(over="ignore"):  # a difference in cost may be next to nothing
-            breakpoints.append(better[turns] / dearer[turns])
-    found = np.concatenate(breakpoints)
-    found = found[found < 1e300]  # twice the greatest is finite too
-    if len(found) == 0:
+            found = better[turns] / dearer[turns]
+        found = found[found < 1e300]  # twice the greatest is finite too
+        largest = float(found.max(initial=largest))
+        breakpoints.append(found[::step])
+    kept = np.concatenate(breakpoints)
+    if len(kept) == 0:
         return np.zeros(1)
-    quantiles = np.quantile(found, np.linspace(0, 1, size))
-    return np.unique(np.concatenate([[0.0], quantiles, [2 * found.max()]]))
+    quantiles = np.quantile(kept, np.linspace(0, 1, size))
+    return np.unique(np.concatenate([[0.0], quantiles, [2 * largest]]))
 
 
 def choices(P: F64, expected_cost: F64, eligible: Bool, policies: Sequence[Policy]) -> Int:
     """Return what each policy chooses: (n_policies, n_queries) columns, -1 = none."""
-    chosen = [policy.rank(P, expected_cost, eligible)[:, 0] for policy in policies]
-    return np.array(chosen, dtype=np.int64).reshape(len(chosen), len(P))
+    chosen = np.empty((len(policies), len(P)), dtype=np.int64)
+    for at, policy in enumerate(policies):
+        chosen[at] = policy.rank(P, expected_cost, eligible)[:, 0]
+    return chosen
 
 
 def cost_quality_curve(
@@ -71,15 +80,6 @@ def outcome_points(chosen: Int, Y: F64, cost: F64) -> F64:
     """Return (n_choices, 2) cost and quality of choices ``(n_choices, n_queries)``."""
     results = [outcome(columns, Y, cost) for columns in chosen]
     return np.array([(r.cost, r.quality) for r in results], dtype=np.float64).reshape(-1, 2)
-
-
-def single_model_points(Y: F64, cost: F64, eligible: Bool) -> F64:
-    """Return (n_models, 2) cost and quality of each model alone: their hull is the zero router."""
-    chosen = [single_model(column, eligible) for column in range(Y.shape[1])]
-    return outcome_points(np.array(chosen), Y, cost)
-
-
-# --------------------------------------------------------------------------- hulls and areas
 
 
 def upper_hull(points: F64) -> F64:

@@ -41,7 +41,7 @@ from router_training.metrics import (
     reliability_bins,
     single_model,
 )
-from router_training.slices import slice_rows
+from router_training.slices import DATA_SET, slice_rows
 from router_training.trade_off import Case, trade_off
 
 
@@ -145,16 +145,28 @@ def evaluate(
     """
     eligible = np.ones(P.shape, dtype=np.bool_) if eligible is None else eligible
     check_aligned(P, labels, expected_cost, eligible, model_ids=model_ids)
+    draws = Resamples.of_groups(groups, len(labels), seed=seed, n_resamples=n_resamples)
     cost = actual_cost(labels, expected_cost, cost_unit=cost_unit)
-    best = best_single_model(labels.Y, cost, eligible)
+    case = Case(P, labels.Y, expected_cost, cost, eligible, tuple(model_ids), draws)
+    recorded = np.full(P.shape, np.nan) if cost_unit == "relative" else labels.cost_usd
+    return _report(case, policy, novelty, recorded, cost_unit, slices or {}, points)
+
+
+def _report(
+    case: Case,
+    policy: Policy,
+    novelty: F64 | None,
+    recorded: F64,
+    cost_unit: str,
+    slices: Mapping[str, Sequence[str]],
+    points: Sequence[OperatingPoint],
+) -> EvaluationReport:
+    best = best_single_model(case.Y, case.cost, case.eligible)
     if best is None:
         raise DataError("No query has a scored eligible model; there is nothing to evaluate.")
-    draws = Resamples.of_groups(groups, len(labels), seed=seed, n_resamples=n_resamples)
-    case = Case(P, labels.Y, expected_cost, cost, eligible, tuple(model_ids), draws)
-
-    ranking = policy.rank(P, expected_cost, eligible, novelty=novelty)
-    chosen, reference = ranking[:, 0], single_model(best, eligible)
-    strategies, router_cost = _strategies(case, chosen, reference)
+    ranking = policy.rank(case.P, case.expected_cost, case.eligible, novelty=novelty)
+    chosen, reference = ranking[:, 0], single_model(best, case.eligible)
+    strategies, router_cost = _strategies(case, chosen, reference, slices.get(DATA_SET))
     by_kind = {strategy.kind: strategy for strategy in strategies}
     curves, summary = trade_off(
         case,
@@ -164,28 +176,27 @@ def evaluate(
         oracle=by_kind["oracle"],
         random=by_kind["random"],
     )
-    scored = ~np.isnan(labels.Y)
-    recorded = np.full(P.shape, np.nan) if cost_unit == "relative" else labels.cost_usd
+    scored = ~np.isnan(case.Y)
     return EvaluationReport(
         policy=policy.name,
         cost_unit=cost_unit,
-        n_queries=len(labels),
+        n_queries=len(case.Y),
         n_scores=int(scored.sum()),
         recorded_cost_share=mean(~np.isnan(recorded[scored])),
-        best_single=model_ids[best],
+        best_single=case.model_ids[best],
         strategies=strategies,
         models=tuple(
-            _model_report(case, column, recorded, chosen) for column in range(len(model_ids))
+            _model_report(case, column, recorded, chosen) for column in range(len(case.model_ids))
         ),
-        pooled=probability_metrics(P, labels.Y),
+        pooled=probability_metrics(case.P, case.Y),
         reasons=_count_reasons(policy, case, ranking, novelty),
         quality_gap=by_kind["router"].gap,
         cost_ratio=router_cost,
         curves=curves,
         summary=summary,
         honest=_honest(case, points, reference, novelty),
-        slices=_slices(case, slices or {}, chosen, reference),
-        reliability=_reliability(P[scored], labels.Y[scored]),
+        slices=_slices(case, slices, chosen, reference),
+        reliability=_reliability(case.P[scored], case.Y[scored]),
     )
 
 
@@ -248,7 +259,9 @@ def worst_regrets(
 # --------------------------------------------------------------------------- strategies
 
 
-def _strategies(case: Case, chosen: Int, reference: Int) -> tuple[tuple[Strategy, ...], Interval]:
+def _strategies(
+    case: Case, chosen: Int, reference: Int, datasets: Sequence[str] | None
+) -> tuple[tuple[Strategy, ...], Interval]:
     """Return every way to choose in reading order, and the router's cost over the reference's."""
     named: list[tuple[str, str, Int]] = [
         (name, "model", columns)
@@ -256,6 +269,8 @@ def _strategies(case: Case, chosen: Int, reference: Int) -> tuple[tuple[Strategy
     ]
     n_single = len(named)
     named += _references(case)
+    if datasets is not None and len(datasets) == len(case.Y):
+        named.append(("dataset_oracle", "dataset_oracle", _dataset_oracle(case, datasets)))
     named += [("best_single", "best_single", reference), ("router", "router", chosen)]
     achieved = [case.achieved(columns) for _, _, columns in named]
     random, spread = _random(case)
@@ -285,6 +300,22 @@ def _oracle(Y: F64, cost: F64, eligible: Bool) -> Int:
     """Return the cheapest of the best scored models of each query, -1 where none is scored."""
     known = eligible & ~np.isnan(Y)
     return HighestProbability().rank(np.where(known, Y, 0.0), cost, known)[:, 0]
+
+
+def _dataset_oracle(case: Case, datasets: Sequence[str]) -> Int:
+    """Return the choice of the model that is best alone on the query's data set, -1 = none.
+
+    The oracle picks the luckiest of many random answers to every query; this one knows kinds of
+    queries and nothing about single ones.
+    """
+    chosen = np.full(len(case.Y), -1, dtype=np.int64)
+    names = np.asarray(datasets, dtype=object)
+    for name in dict.fromkeys(datasets):
+        rows = names == name
+        best = best_single_model(case.Y[rows], case.cost[rows], case.eligible[rows])
+        if best is not None:
+            chosen[rows] = single_model(best, case.eligible[rows])
+    return chosen
 
 
 def _random(case: Case) -> tuple[Outcome, tuple[F64, F64]]:

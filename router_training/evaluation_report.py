@@ -35,7 +35,8 @@ class Strategy:
     Parameters
     ----------
     name : str
-        A model id, or ``random``, ``cheapest``, ``best_single``, ``oracle``, ``router``.
+        A model id, or ``random``, ``cheapest``, ``oracle``, ``dataset_oracle`` (where there are
+        several data sets: the best single model of each), ``best_single``, ``router``.
     kind : str
         ``model`` for the single models, else the same as ``name``.
     outcome : Outcome

@@ -277,15 +277,17 @@ def _train_epoch(
     """Take one step per batch; return the mean loss over the observed scores."""
     train, m = problem.train, problem.train.Y.shape[1]
     shift = problem.odds.log()
-    logits = torch.empty_like(train.Y)
+    visited, logits = [], []
     for rows, X in train.X.batches(batch_size, order):
         slope, target, observed = torch.split(train.targets.index_select(0, rows), [m, m, 1], dim=1)
         count = observed.sum().clamp_(min=1)
-        logits[rows] = trainer.step(X, slope, target, shift=shift, count=count)
+        visited.append(rows)
+        logits.append(trainer.step(X, slope, target, shift=shift, count=count))
+    rows = torch.cat(visited)
     loss = binary_cross_entropy_with_logits(
-        logits,
-        train.Y,
-        weight=train.observed * problem.negative,
+        torch.cat(logits),
+        train.Y[rows],
+        weight=train.observed[rows] * problem.negative,
         pos_weight=problem.odds,
         reduction="sum",
     )

@@ -49,7 +49,7 @@ class FitData:
     ----------
     X_train, X_validation : ndarray or Rows of shape (n_queries, n_features), float32
         Features, in memory or named in a file. Validation serves early stopping and the choice of
-        settings, nothing else.
+        settings; a stack is also fitted on it, by cross-validation.
     Y_train, Y_validation : ndarray of shape (n_queries, n_models), float64 in [0, 1], NaN = missing
         Scores; columns follow ``model_ids``.
     model_ids : tuple of str

@@ -128,12 +128,17 @@ def reliability_bins(p: F64, y: F64, *, n_bins: int = N_BINS) -> F64:
     ndarray of shape (at most n_bins, 3), float64
         Mean probability, mean score and number of cells, by rising probability.
     """
-    ordered = np.sort(p)
-    bins = np.searchsorted(ordered, p, "left") * n_bins // max(len(p), 1)
+    bins = bins_of(p, n_bins=n_bins)
     counts = np.bincount(bins, minlength=n_bins)
     used = counts > 0
     means = [np.bincount(bins, weights=v, minlength=n_bins)[used] / counts[used] for v in (p, y)]
     return np.stack([*means, counts[used]], axis=1)
+
+
+def bins_of(p: F64, *, n_bins: int = N_BINS) -> Int:
+    """Return the bin of equal mass of each probability, int64 (n,), from 0; see above."""
+    bins: Int = np.searchsorted(np.sort(p), p, "left") * n_bins // max(len(p), 1)
+    return bins
 
 
 def calibration_error(p: F64, y: F64, *, n_bins: int = N_BINS) -> float:

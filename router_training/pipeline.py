@@ -5,8 +5,9 @@ tune > evaluate > keep; each is made once, when something first asks for it, fro
 those before it. The slow ones (embed, fit) keep their results in the work folder under a digest of
 their inputs, so that an interrupted run continues where it was and a changed input is never
 confused with an old one. Nothing chosen here looks at the test rows: encoders and heads see train,
-early stopping, settings and the percentiles of novelty see validation, calibration and tuning see
-calibration, and the report is made once, on test.
+early stopping, settings, the percentiles of novelty and the folds of a stack, which is fitted on
+both in the end, see validation, calibration and tuning see calibration, and the report is made
+once, on test.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ from router_training.labels import Evaluations
 from router_training.metrics import actual_cost, best_single_model
 from router_training.rows import Rows, predict, read_chunks
 from router_training.slices import slice_labels
-from router_training.splits import Split, split_by_group
+from router_training.splits import Split, split_evaluations
 from router_training.store import StageStore
 from router_training.tune import TuneResult, tune, tune_utility
 
@@ -156,7 +157,7 @@ class Walk:
         config = self.config
         if self._split is not None:
             return self._split
-        return split_by_group(self.data.groups, fractions=config.split.fractions, seed=config.seed)
+        return split_evaluations(self.data, fractions=config.split.fractions, seed=config.seed)
 
     @cached_property
     def features(self) -> FeatureFiles:
@@ -342,8 +343,10 @@ class Walk:
 
     @cached_property
     def _tested(self) -> dict[str, Any]:
-        """What ``evaluate`` and ``worst_regrets`` both want to know of the test rows."""
-        rows = self.split.test
+        return self.known(self.split.test)
+
+    def known(self, rows: Int) -> dict[str, Any]:
+        """Return what ``evaluate``, ``worst_regrets`` and ``Contestant`` want to know of rows."""
         found = self.predict(rows)
         return {
             "P": found.P,

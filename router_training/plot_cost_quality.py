@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from router_runtime.types import F64
 from router_training.evaluation_report import Curves, EvaluationReport, HonestPoint, Point
+from router_training.plot_files import no_glyph_warnings
 from router_training.plot_labels import in_reading_order, place_labels
 from router_training.plot_style import (
     PALETTE,
@@ -30,6 +31,7 @@ MAX_NAMED = 8
 """More models than this get numbers, and their names stand in a list beside the plot."""
 
 _LOG_FROM = 10.0  # ratio of costs from which the axis is logarithmic
+_FREE = 1e-15  # costs below are drawn as 0: axes cannot tell them
 _STEPS = 40  # points per straight piece, which a logarithmic axis bends
 _LABEL_SIZE = 8.5
 _FAR = 13.0  # pixels from which a line joins label and point
@@ -80,6 +82,7 @@ def _set_axes(axes: Axes, report: EvaluationReport, curves: Curves, scale: float
     costs = np.array([p.cost * scale for p in points])
     quality = np.array([p.quality for p in points])
     costs, quality = costs[~np.isnan(costs)], quality[~np.isnan(quality)]
+    costs[costs < _FREE] = 0.0
     low, high = float(costs.min()), float(costs.max())
     if high > _LOG_FROM * low and high > 0:
         least = float(costs[costs > 0].min())
@@ -265,7 +268,8 @@ def _draw_labels(figure: Figure, axes: Axes, marks: Sequence[_Mark], lines: Sequ
         )
         for mark in marks
     ]
-    boxes = [text.get_window_extent(renderer) for text in texts]
+    with no_glyph_warnings():
+        boxes = [text.get_window_extent(renderer) for text in texts]
     sizes = np.array([(box.width, box.height) for box in boxes]).reshape(-1, 2)
     drawn = [axes.transData.transform(line) for line in lines if len(line)]
     area = axes.get_window_extent(renderer)

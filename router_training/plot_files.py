@@ -59,7 +59,7 @@ def svg_of(figure: Figure, name: str, *, label: str, styles: StyleSheet) -> str:
     styles : StyleSheet
         Takes up the styles; its ``css`` belongs in the page's head.
     """
-    with mpl.rc_context({**STYLE, "svg.hashsalt": name}), _no_glyph_warnings():
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}), no_glyph_warnings():
         stream = io.StringIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(stream, format="svg", metadata=metadata, facecolor="none")
@@ -83,7 +83,7 @@ def write_png(figure: Figure, path: Path) -> None:
         The folder cannot be written.
     """
     stream = io.BytesIO()
-    with mpl.rc_context({**STYLE}), _no_glyph_warnings():
+    with mpl.rc_context({**STYLE}), no_glyph_warnings():
         figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
     write_whole(path, stream.getvalue())
 
@@ -104,8 +104,11 @@ def _with_own_ids(text: str, name: str) -> str:
 
 
 @contextmanager
-def _no_glyph_warnings() -> Iterator[None]:
-    """Names in other scripts are measured with stand-ins; browsers have the letters."""
+def no_glyph_warnings() -> Iterator[None]:
+    """Say nothing of letters that matplotlib's font lacks.
+
+    Names in other scripts are measured with stand-ins; browsers have the letters.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield

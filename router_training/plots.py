@@ -16,10 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from router_training.evaluation_report import (
-    EvaluationReport,
-    Slice,
-)
+from router_training.evaluation_report import EvaluationReport, ModelReport, Slice
 from router_training.plot_cost_quality import cost_quality_figure
 from router_training.plot_files import write_png
 from router_training.plot_labels import in_reading_order
@@ -27,6 +24,9 @@ from router_training.plot_style import PALETTE, STYLE, percent, shown_names
 
 MAX_SLICES = 40
 """Slices in the figure; the ones with the most queries where there are more."""
+
+MAX_MODELS = 40
+"""Models with panels and bars of their own; the ones chosen most where there are more."""
 
 _WIDTH = 9.6  # inches, of every figure
 _TITLE_CHARS = 25  # of a small panel
@@ -68,10 +68,9 @@ def write_plots(report: EvaluationReport, folder: Path) -> tuple[Path, ...]:
 def reliability_figure(report: EvaluationReport) -> Figure:
     """Draw observed against predicted scores, pooled and per model, with the diagonal."""
     panels = [("all models", report.reliability, report.pooled.ece)]
-    names = shown_names([m.model_id for m in report.models], longest=_TITLE_CHARS)
-    panels += [
-        (name, m.reliability, m.metrics.ece) for name, m in zip(names, report.models, strict=True)
-    ]
+    models = most_chosen(report.models)
+    names = shown_names([m.model_id for m in models], longest=_TITLE_CHARS)
+    panels += [(name, m.reliability, m.metrics.ece) for name, m in zip(names, models, strict=True)]
     figure, grid = _panels(len(panels), height=1.0, shared="both")
     for axes, (name, bins, error) in zip(grid, panels, strict=True):
         predicted = np.array([b.predicted for b in bins])
@@ -92,9 +91,10 @@ def reliability_figure(report: EvaluationReport) -> Figure:
 
 def histograms_figure(report: EvaluationReport) -> Figure:
     """Draw how often each probability is predicted, per model, with the mean score observed."""
-    figure, grid = _panels(len(report.models), height=0.72, shared="x")
-    names = shown_names([m.model_id for m in report.models], longest=_TITLE_CHARS)
-    for axes, model, name in zip(grid, report.models, names, strict=True):
+    models = most_chosen(report.models)
+    figure, grid = _panels(len(models), height=0.72, shared="x")
+    names = shown_names([m.model_id for m in models], longest=_TITLE_CHARS)
+    for axes, model, name in zip(grid, models, names, strict=True):
         counts = np.array(model.histogram, dtype=np.float64)
         share = counts / max(counts.sum(), 1.0)
         edges = np.linspace(0, 1, len(counts) + 1)
@@ -118,8 +118,8 @@ def histograms_figure(report: EvaluationReport) -> Figure:
 
 def shares_figure(report: EvaluationReport) -> Figure:
     """Draw what share of the queries each model gets, and its score on those."""
-    order = in_reading_order([model.share for model in report.models])
-    models = [report.models[at] for at in order]
+    models = most_chosen(report.models)
+    models = [models[at] for at in in_reading_order([model.share for model in models])]
     figure = Figure(figsize=(_WIDTH, 0.75 + 0.29 * len(models)), layout="constrained")
     axes = figure.add_subplot()
     at = np.arange(len(models))
@@ -174,8 +174,14 @@ def slices_figure(report: EvaluationReport) -> Figure:
 
 def largest_slices(slices: Sequence[Slice], *, most: int = MAX_SLICES) -> list[Slice]:
     """Return at most ``most`` slices, those with the most queries, in their own order."""
-    kept = sorted(range(len(slices)), key=lambda at: (-slices[at].n, at))[:most]
+    kept = in_reading_order([part.n for part in slices])[:most]
     return [slices[at] for at in sorted(kept)]
+
+
+def most_chosen(models: Sequence[ModelReport], *, most: int = MAX_MODELS) -> list[ModelReport]:
+    """Return at most ``most`` models, those that are chosen most, in their own order."""
+    kept = in_reading_order([model.share for model in models])[:most]
+    return [models[at] for at in sorted(kept)]
 
 
 def _draw_gap(axes: Axes, at: int, part: Slice) -> None:

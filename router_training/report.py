@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from router_runtime.config import CheapestQualifiedConfig, UtilityConfig
+from router_runtime.console import plain_table
 from router_training.evaluation_report import EvaluationReport, Strategy
 from router_training.store import write_whole
 from router_training.tune import Tuned, TuneResult
@@ -34,7 +34,11 @@ WIDE = 100
 """Columns of a console from which intervals are printed."""
 
 _INTERVAL = "95 %"
-_TITLES = {"random": "random choice", "cheapest": "always the cheapest"}
+_TITLES = {
+    "random": "random choice",
+    "cheapest": "always the cheapest",
+    "dataset_oracle": "best of each data set",
+}
 
 
 def render_table(report: EvaluationReport, console: Console) -> None:
@@ -46,7 +50,8 @@ def render_table(report: EvaluationReport, console: Console) -> None:
     parts: list[RenderableType] = [_strategy_table(report, wide=wide), *_notes(report), Text()]
     if report.honest:
         parts.append(_honest_table(report, wide=wide))
-    parts.append(_curve_table(report))
+    if curve_figures(report):
+        parts.append(_curve_table(report))
     if report.slices:
         parts.append(_slice_table(report, wide=wide))
     parts += [_model_table(report), Text("Where it fails", style="bold")]
@@ -59,7 +64,7 @@ def render_table(report: EvaluationReport, console: Console) -> None:
 
 def render_tuning(result: TuneResult, console: Console, *, cost_unit: str = "usd") -> None:
     """Print what ``utility`` and per-model thresholds reach on the calibration split."""
-    table = _table("Tuning on the calibration split")
+    table = plain_table("Tuning on the calibration split")
     table.add_column("policy")
     for header in ("quality", "as measured", cost_header(cost_unit), "goal"):
         table.add_column(header, justify="right")
@@ -97,19 +102,8 @@ def write_report_json(report: EvaluationReport, path: Path) -> None:
     write_whole(path, content.encode())
 
 
-def _table(title: str) -> Table:
-    """Return an empty table that leaves room for long model names on 80 columns."""
-    return Table(
-        title=Text(title, style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-
-
 def _strategy_table(report: EvaluationReport, *, wide: bool) -> Table:
-    table = _table(f"{report.n_queries} queries, policy '{report.policy}'")
+    table = plain_table(f"{report.n_queries} queries, policy '{report.policy}'")
     table.add_column("strategy", overflow="fold")
     headers = ["accuracy", "vs best", "95 %", cost_header(report.cost_unit), "savings", "95 %"]
     gaps = any(s.outcome.n_unscored or s.outcome.n_unserved for s in report.strategies)
@@ -146,7 +140,7 @@ def _shown(cells: Sequence[str], headers: Sequence[str], *, wide: bool) -> list[
 
 
 def _honest_table(report: EvaluationReport, *, wide: bool) -> Table:
-    table = _table("What to expect: policies whose numbers were chosen on other rows")
+    table = plain_table("What to expect: policies whose numbers were chosen on other rows")
     table.add_column("policy", overflow="fold")
     headers = ("accuracy", "vs best", "95 %", cost_header(report.cost_unit), "of its cost", "95 %")
     _add_columns(table, headers, wide=wide)
@@ -166,7 +160,9 @@ def _honest_table(report: EvaluationReport, *, wide: bool) -> Table:
 
 
 def _curve_table(report: EvaluationReport) -> Table:
-    table = _table("Read off the test curves, with the answers known: to compare, not to expect")
+    table = plain_table(
+        "Read off the test curves, with the answers known: to compare, not to expect"
+    )
     table.add_column("measure", overflow="fold")
     table.add_column("value", justify="right")
     table.add_column(_INTERVAL, justify="right")
@@ -176,7 +172,7 @@ def _curve_table(report: EvaluationReport) -> Table:
 
 
 def _slice_table(report: EvaluationReport, *, wide: bool) -> Table:
-    table = _table("Slices, against the model that is best over all queries")
+    table = plain_table("Slices, against the model that is best over all queries")
     table.add_column("slice", overflow="fold")
     headers = ["n", "accuracy", "vs best", "95 %", "of its cost", "oracle", "AUC", "ECE"]
     _add_columns(table, headers, wide=wide)
@@ -224,7 +220,7 @@ def _notes(report: EvaluationReport) -> list[Text]:
 
 
 def _model_table(report: EvaluationReport) -> Table:
-    table = _table("Probabilities per model")
+    table = plain_table("Probabilities per model")
     table.add_column("model", overflow="fold")
     for header in ("AUC", "acc", "F1", "pos.", "Brier", "ECE", "chosen", "then acc"):
         table.add_column(header, justify="right")

@@ -1,8 +1,8 @@
 """The report as one self-contained HTML page: no network, no script, nothing beside it.
 
 The page's content security policy allows its one style element by digest, pictures from data URIs
-and nothing else, so that even a value that escaped escaping could load and run nothing. Equal
-arguments give equal bytes.
+and nothing else, so that even a value that escaped escaping could load and run nothing. (That no
+``meta`` element leads elsewhere, escaping alone sees to.) Equal arguments give equal bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from router_training.evaluation_report import (
     Strategy,
 )
 from router_training.plot_files import StyleSheet, svg_of
-from router_training.plots import MAX_SLICES, figures
+from router_training.plots import MAX_MODELS, MAX_SLICES, figures
 from router_training.report_examples import Example
 from router_training.store import write_whole
 from router_training.wording import bounds, number, per_1k, percent, share, signed
@@ -38,6 +38,7 @@ _TITLES = {
     "random": "random choice",
     "cheapest": "always the cheapest",
     "oracle": "oracle (knows the scores)",
+    "dataset_oracle": "best single model of each data set",
 }
 
 _CAPTIONS = {
@@ -196,8 +197,20 @@ def _page(
 
 def _captions(report: EvaluationReport) -> dict[str, str]:
     captions = dict(_CAPTIONS)
+    models = [strategy.outcome for strategy in report.strategies if strategy.kind == "model"]
+    if any(found.n_unserved or found.n_unscored for found in models):
+        captions["cost_quality"] += (
+            " A model that cannot serve some of the queries, or has no score there, is drawn by "
+            "the others alone."
+        )
     if len(report.slices) > MAX_SLICES:
         captions["slices"] += f" Only the {MAX_SLICES} largest of {len(report.slices)} are drawn."
+    if len(report.models) > MAX_MODELS:
+        for name in ("reliability", "histograms", "shares"):
+            captions[name] += (
+                f" Only the {MAX_MODELS} models that are chosen most, of {len(report.models)}, are "
+                "drawn."
+            )
     return captions
 
 

@@ -22,6 +22,7 @@ from router_training.pipeline import Walk
 from router_training.report import write_report_json
 from router_training.report_examples import Example, examples_of
 from router_training.served import Served
+from router_training.store import refuse_artifact_folder
 
 EXAMPLES = 12
 """Worst regrets that a page shows by default."""
@@ -49,13 +50,20 @@ class Wanted:
     examples: int = 0
 
     def check(self) -> None:
-        """Load what page and figures are made with, before anything slow is done.
+        """Look at the places and load what page and figures are made with, before slow work.
 
         Raises
         ------
+        ConfigError
+            JSON and page are one file, or a place is an artifact's folder.
         MissingDependencyError
             Without the ``report`` extra.
         """
+        if self.json is not None and self.json == self.html:
+            raise ConfigError(f"'{self.json}' is named for both JSON and page; name two files.")
+        files = (path.parent for path in (self.json, self.html) if path is not None)
+        for folder in (*files, *(() if self.plots is None else (self.plots,))):
+            refuse_artifact_folder(folder)
         if self.html is not None or self.plots is not None:
             with explained_imports("report"):
                 importlib.import_module("router_training.report_html")
@@ -72,22 +80,6 @@ class Subject:
 
     title: str
     facts: Mapping[str, str]
-
-
-def stored_report(manifest: Manifest, *, name: str) -> EvaluationReport:
-    """Return the held-out figures that an artifact carries.
-
-    Raises
-    ------
-    ConfigError
-        It carries none.
-    DataError
-        They are of another version.
-    """
-    stored = manifest.metrics.get("test")
-    if stored is None:
-        raise ConfigError(f"Artifact '{name}' carries no figures; use: router-train evaluate")
-    return EvaluationReport.from_json(stored)
 
 
 def write_files(
@@ -154,9 +146,19 @@ def write_served_files(
     write_files(report, wanted, subject_of_router(router, data, name=name), examples=examples)
 
 
-def subject_of_manifest(manifest: Manifest, *, name: str, made: datetime | None = None) -> Subject:
-    """Return the head of an artifact's page; ``made`` is now by default."""
+def added_since(manifest: Manifest, report: EvaluationReport) -> tuple[str, ...]:
+    """Return the models of an artifact that the figures it carries know nothing of."""
+    known = {model.model_id for model in report.models}
+    return tuple(model for model in manifest.model_ids if model not in known)
+
+
+def subject_of_manifest(
+    manifest: Manifest, *, name: str, added: Sequence[str] = (), made: datetime | None = None
+) -> Subject:
+    """Return the head of an artifact's page: ``added`` see ``added_since``; ``made`` is now."""
     facts = {"artifact": name, "written by": manifest.created_by}
+    if added:
+        facts["without"] = f"{', '.join(added)} (added since)"
     encoders = [entry.kind for entry in manifest.features.encoders]
     facts["router"] = f"{manifest.head.get('kind', '-')} on {', '.join(encoders)}"
     return Subject(f"Router report: {name}", _facts(facts, manifest.training, made))
@@ -192,7 +194,7 @@ def _facts(
     found = {"made": moment, **facts}
     if "data_sha256" in training:
         found["trained on"] = (
-            f"{training.get('rows', '-')} records, sha256 {training['data_sha256'][:_DIGEST]}"
+            f"{training.get('rows', '-')} records, sha256 {str(training['data_sha256'])[:_DIGEST]}"
         )
     if isinstance(training.get("parts"), dict):
         found["division"] = ", ".join(f"{part} {n}" for part, n in training["parts"].items())

@@ -44,6 +44,7 @@ _INPUT_NAMES: Final = ("input_tokens", "prompt_tokens")
 _CACHED_NAMES: Final = ("cached_input_tokens", "cached_tokens")
 _DETAILS: Final = ("input_tokens_details", "prompt_tokens_details")
 _OUTPUT_NAMES: Final = ("output_tokens", "completion_tokens")
+_COSTS: Final = (1e-15, 1e9)  # beyond, sums and ratios of floats overflow
 _SHOWN: Final = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 80  # an error quotes a value, not a whole prompt
 
@@ -456,9 +457,10 @@ def _number(value: Any, what: str) -> float:
 
 def _cost_value(value: Any) -> float:
     number = _number(value, "cost")
-    if not math.isfinite(number) or number < 0:
+    if number != 0 and not _COSTS[0] <= number <= _COSTS[1]:
         raise DataError(
-            f"The cost {_SHOWN.repr(value)} must be USD of at least 0; leave unknown costs out."
+            f"The cost {_SHOWN.repr(value)} must be USD of at least 0 and at most {_COSTS[1]:g} (0 "
+            f"or at least {_COSTS[0]:g}); leave unknown costs out."
         )
     return number
 

@@ -76,7 +76,7 @@ class Served:
         DataError
             If nothing is scored, or the columns differ.
         """
-        known, data = self._known, self.data
+        known, data = self.known, self.data
         return evaluate(
             **known,
             groups=data.groups,
@@ -87,11 +87,11 @@ class Served:
 
     def regrets(self, limit: int = 20) -> tuple[Regret, ...]:
         """Return the records on which the router lost most; see ``worst_regrets``."""
-        return worst_regrets(**self._known, limit=limit)
+        return worst_regrets(**self.known, limit=limit)
 
     @cached_property
-    def _known(self) -> dict[str, Any]:
-        """What ``evaluate`` and ``worst_regrets`` both want to know."""
+    def known(self) -> dict[str, Any]:
+        """What ``evaluate``, ``worst_regrets`` and ``Contestant`` all want to know."""
         router, queries = self.router, self.data.queries
         prices = price_table_of(router.config.candidates, model_ids=router.model_ids)
         found = router.predict(queries)
@@ -105,13 +105,6 @@ class Served:
             "model_ids": router.model_ids,
             "cost_unit": router.cost_unit,
         }
-
-
-def evaluate_router(
-    router: ModelRouter, data: Evaluations, *, policy: str | None = None, seed: int = 0
-) -> EvaluationReport:
-    """Evaluate a router as served on records; see ``Served``."""
-    return Served(router, data, policy).report(seed=seed)
 
 
 def _points_of(router: ModelRouter, served: str) -> tuple[OperatingPoint, ...]:

@@ -17,7 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from router_runtime.errors import RouterError
+from safetensors import SafetensorError
+
+from router_runtime.artifact_folder import MANIFEST
+from router_runtime.errors import ConfigError, MissingDependencyError, RouterError
 from router_runtime.types import Json
 
 T = TypeVar("T")
@@ -67,7 +70,7 @@ class StageStore:
         Raises
         ------
         RouterError
-            If the work folder cannot be written, or is full.
+            The work folder cannot be written or is full, or what it keeps is damaged.
         """
         final = self.folder / f"{name}-{digest_of([_FORMAT, name, inputs])[:16]}"
         if not final.is_dir():
@@ -88,7 +91,30 @@ class StageStore:
                 ) from error
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
-        return load(final)
+        try:
+            return load(final)
+        except MissingDependencyError:
+            raise
+        except (EOFError, LookupError, OSError, RouterError, SafetensorError, ValueError) as error:
+            raise RouterError(
+                f"What stage '{name}' kept in '{final}' is damaged ({error}). Delete that folder "
+                "and run again."
+            ) from error
+
+
+def refuse_artifact_folder(folder: Path) -> None:
+    """Refuse to write into an artifact's folder: one file more and it loads no longer.
+
+    Raises
+    ------
+    ConfigError
+        It is one.
+    """
+    if (folder / MANIFEST).is_file():
+        raise ConfigError(
+            f"'{folder}' is an artifact's folder, which a file more would make unreadable; write "
+            "somewhere else."
+        )
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -97,8 +123,9 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises
     ------
     RouterError
-        The folder cannot be written.
+        The folder is an artifact's, or cannot be written.
     """
+    refuse_artifact_folder(path.parent)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -53,7 +53,7 @@ def per_1k(value: float) -> str:
 
 def cost_header(cost_unit: str) -> str:
     """Return the heading of a column of ``per_1k``."""
-    return "USD/1k calls" if cost_unit == "usd" else "relative cost x 1k"
+    return {"usd": "USD/1k calls", "relative": "relative cost x 1k"}.get(cost_unit, "cost")
 
 
 def interval(value: Interval, form: Callable[[float], str]) -> str:
@@ -77,6 +77,11 @@ def verdict(report: EvaluationReport) -> str:
     if math.isnan(gap.estimate):
         return f"Nothing can be said against the best single model, {best}: too little is scored."
     points = f"{100 * abs(gap.estimate):.1f} points"
+    if math.isnan(gap.low):
+        return (
+            f"How the router compares with the best single model, {best}, cannot be told: the "
+            "queries are of one group, and from one there is no interval."
+        )
     if gap.low > 0:
         quality = f"The router answers better than the best single model, {best}, by {points}"
     elif gap.high < 0:
@@ -84,6 +89,8 @@ def verdict(report: EvaluationReport) -> str:
     else:
         quality = f"The router's quality cannot be told from that of the best single model, {best}"
     quality += f" (95 % interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+    if report.strategy("best_single").outcome.cost == 0:
+        return f"{quality}; the best single model costs nothing."
     if math.isnan(ratio.estimate):
         return f"{quality}; no cost is known."
     return f"{quality}, at {ratio.estimate:.0%} of its cost ({ratio.low:.0%} to {ratio.high:.0%})."
@@ -179,8 +186,37 @@ def honest_name(name: str) -> str:
 def policy_lines(policy: Mapping[str, Json]) -> str:
     """Return the lines of a runtime config that choose a policy, as YAML."""
     given = {key: value for key, value in policy.items() if value is not None}
-    content = {"policies": {"recommended": given}, "policy": "recommended"}
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=math.inf)
+    return yaml_lines({"policies": {"recommended": given}, "policy": "recommended"})
+
+
+class _OneLineDumper(yaml.SafeDumper):
+    """Writes every text in one line, so that none can end a code block or pose as another key."""
+
+
+def _one_line_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if text.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_OneLineDumper.add_representer(str, _one_line_text)
+
+
+def yaml_lines(content: Json) -> str:
+    """Return YAML for a document, in which no text goes over a line's end or turns another."""
+
+    def dumped(*, allow_unicode: bool) -> str:
+        text: str = yaml.dump(
+            content,
+            Dumper=_OneLineDumper,
+            sort_keys=False,
+            allow_unicode=allow_unicode,
+            width=math.inf,
+        )
+        return text
+
+    plain = dumped(allow_unicode=True)
+    shown = all(line.isprintable() for line in plain.split("\n"))
+    return plain if shown else dumped(allow_unicode=False)
 
 
 def curve_figures(report: EvaluationReport) -> list[tuple[str, str, str]]:

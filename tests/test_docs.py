@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import yaml
 
-from router_runtime.config import PolicyConfig
+from router_runtime.config import PolicyConfig, validate_policy
 from router_runtime.prediction.encoders.specs import EncoderSpec
 from router_training.fitting import HeadConfig
 
@@ -32,10 +34,7 @@ def test_the_readmes_program_runs(trained, workload, tmp_path):
 
 @pytest.mark.parametrize("program", ["router-train", "model-router"])
 def test_every_command_of_the_readme_exists(program):
-    module = {"router-train": "router_training", "model-router": "router_runtime.cli"}[program]
-    shown = subprocess.run(  # noqa: S603 - our own interpreter on our own code
-        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True
-    ).stdout
+    shown = shown_help(program)
     for command in set(re.findall(rf"{program} ([a-z][a-z-]+)", README)):
         assert re.search(rf"│ {command} ", shown), command
 
@@ -66,6 +65,61 @@ def test_every_kind_of_encoder_head_and_policy_is_named():
         for model in get_args(get_args(annotated)[0]):
             kind = model.model_fields["kind"].default
             assert f"`{kind}`" in README, kind
+
+
+def shown_help(program, *command):
+    module = {"router-train": "router_training", "model-router": "router_runtime.cli"}[program]
+    return subprocess.run(  # noqa: S603 - our own interpreter on our own code
+        [sys.executable, "-m", module, *command, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "200"},
+    ).stdout
+
+
+def test_every_option_of_a_command_line_in_the_readme_exists():
+    lines = README.replace("\\\n", " ")
+    found = re.findall(r"(router-train|model-router) ([a-z][a-z-]+)((?: +[^\s`|#]+)*)", lines)
+    options = {(p, c, o) for p, c, rest in found for o in re.findall(r"--[a-z][a-z0-9-]+", rest)}
+    named = {("router-train", "run", "--no-examples"), ("router-train", "evaluate", "--all-rows")}
+    named |= {("router-train", c, o) for c in ("report", "evaluate") for o in ("--html", "--plots")}
+    assert all(option in README for _, _, option in named)
+    helps = {(p, c): shown_help(p, c) for p, c, _ in options | named}
+    for program, command, option in options | named:
+        assert re.search(rf"{option}\b", helps[program, command]), (program, command, option)
+    assert len(options) >= 8
+
+
+def test_the_fallback_of_the_readme_is_a_policy():
+    text = re.search(r"`fallback:\s*(\{model: ID, [^}]*\})", README)[1]
+    policy = {"kind": "utility", "lambda_per_usd": 1.0, "fallback": yaml.safe_load(text)}
+    assert validate_policy(policy, source="README").fallback.model == "ID"
+
+
+def test_every_module_has_its_place_in_the_architecture():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    named = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`([^`]+)`", text))))
+    families = ("cli", "fit_", "plot", "mlp_", "report", "_")
+    for package in ("router_runtime", "router_training"):
+        for module in (ROOT / package).glob("*.py"):
+            name = module.stem
+            assert name in named or name.startswith(families), name
+
+
+@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_documents_are_wrapped(document):
+    lines = (ROOT / document).read_text().splitlines()
+    assert [line for line in lines if len(line) > 100 and not line.startswith("|")] == []
+
+
+def test_benchmarks_that_contributors_are_told_of_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    scripts = set(re.findall(r"[a-z_]+\.py", text)) & {"speed.py", "memory.py", "quality.py"}
+    assert scripts == {"speed.py", "memory.py", "quality.py"}
+    quality = (ROOT / "tests" / "benchmarks" / "quality.py").read_text()
+    for option in re.findall(r"--[a-z-]+", re.search(r"`quality\.py ([^`]*)`", text)[1]):
+        assert f'"{option}"' in quality, option
 
 
 def test_links_of_the_readme_lead_somewhere():

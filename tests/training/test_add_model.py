@@ -18,6 +18,7 @@ from router_runtime.types import Head
 from router_training.add_model import add_model, free_output, save_addition
 from router_training.config import load_training_config
 from router_training.fitting import FitData, LogisticConfig, fit_head
+from router_training.held_out import marks_of
 from router_training.labels import ARRAYS, Evaluations, LabelMatrix, write_evaluations
 from router_training.metrics import auc
 from router_training.pipeline import Walk
@@ -151,7 +152,9 @@ def test_what_is_known_of_the_addition_is_kept_with_the_artifact(case):
     addition = added(case, 200, seed=1)
     (entry,) = addition.artifact.training["added"]
     assert (entry["model"], entry["labels"]) == (HIDDEN, 200)
-    assert entry["data_sha256"] == case.data.take(drawn(case, 200, seed=1)).fingerprint
+    records = case.data.take(drawn(case, 200, seed=1))
+    assert entry["data_sha256"] == records.fingerprint
+    assert entry["seen"] == marks_of(records)
     figures = entry["held_out"]
     assert figures == addition.held_out.to_json()
     assert figures["labels"] == 200
@@ -161,6 +164,18 @@ def test_what_is_known_of_the_addition_is_kept_with_the_artifact(case):
     assert entry["uncertainty"] == addition.uncertainty
     assert addition.artifact.training["data_sha256"] == case.artifact.training["data_sha256"]
     assert addition.artifact.metrics == case.artifact.metrics
+
+
+def test_figures_of_rows_that_the_head_was_trained_on_are_called_flattering(case):
+    def notes(rows, **options):
+        records, X = case.data.take(rows), case.X[rows]
+        found = add_model(case.artifact, records, model_id=HIDDEN, X=X, **options).notes
+        return " ".join(found)
+
+    mixed = np.concatenate([case.train[:40], case.test[:60]])
+    assert "trained or tuned on 40 of the 100 scored records" in notes(mixed)
+    assert "flatter" not in notes(case.test[:100])
+    assert "flatter" not in notes(mixed, folds=0)  # there are no figures
 
 
 def test_more_scores_are_less_uncertainty(case):

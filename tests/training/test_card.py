@@ -112,6 +112,14 @@ def test_names_from_data_cannot_break_the_card(trained):
     assert "\n# head" not in card
 
 
+def test_a_name_cannot_end_the_code_block_of_the_config(trained):
+    name = "a\n```\n<img src=x>"
+    candidates = [CandidateConfig(id=name, modalities=["text"])]
+    card = render_card(trained[1].artifact, trained[1].report, candidates=candidates)
+    lines = card.split("```yaml\n", 1)[1].split("\n```\n", 1)[0]
+    assert yaml.safe_load(lines)["candidates"][0]["id"] == name
+
+
 def test_escaped_text_is_one_line():
     assert escaped("a\n|b\\_") == "a \\|b\\\\\\_"
     assert escaped("best_single _x_") == "best_single \\_x\\_"

@@ -182,6 +182,8 @@ def test_a_model_is_added_from_the_command_line(folder, workload):
     assert "saved in artifact+sim-large-text" in shown
     manifest = json.loads((folder / f"artifact+{hidden}" / "manifest.json").read_text())
     assert manifest["model_ids"][-1] == hidden
+    old_figures = call("report", f"artifact+{hidden}", cwd=folder)
+    assert f"before {hidden} came to it" in old_figures.stderr
     again = call(*arguments, cwd=folder)
     assert (again.returncode, "--output" in again.stderr) == (2, True)
     twice = call(

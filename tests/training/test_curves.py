@@ -8,6 +8,7 @@ from scipy.integrate import quad, trapezoid
 from scipy.spatial import ConvexHull
 
 from router_runtime.policy import Fixed, HighestProbability, Utility
+from router_training import curves
 from router_training.curves import (
     aiq,
     aiqs,
@@ -23,7 +24,6 @@ from router_training.curves import (
     qnc,
     rank_score,
     recovery_curve,
-    single_model_points,
     upper_hull,
 )
 from router_training.labels import LabelMatrix
@@ -54,13 +54,23 @@ def test_the_grid_is_zero_where_no_model_is_worth_more():
     assert lambda_grid(P, np.array([[1.0, 2.0]]), all_eligible(P)).tolist() == [0.0]
 
 
+def test_of_very_many_turns_some_serve_the_grid_and_its_ends_stay(monkeypatch):
+    rng = np.random.default_rng(0)
+    P, cost = rng.uniform(size=(4000, 3)), rng.uniform(size=(4000, 3))
+    whole = lambda_grid(P, cost, all_eligible(P))
+    monkeypatch.setattr(curves, "MAX_PAIRS", 9000)  # a quarter
+    some = lambda_grid(P, cost, all_eligible(P))
+    assert (some[0], some[-1]) == (whole[0], whole[-1])
+    inner = slice(20, 180)
+    np.testing.assert_allclose(some[inner], whole[inner], rtol=0.15)
+
+
 def test_a_curve_holds_what_each_policy_achieves():
     Y = np.array([[1.0, 0.0], [1.0, 1.0]])
     P, cost = np.array([[0.9, 0.2], [0.9, 0.8]]), np.array([[2.0, 1.0]] * 2)
     labels = LabelMatrix.of_scores(("a", "b"), Y)
     points = cost_quality_curve(P, cost, labels, [HighestProbability(), Utility(0.5), Fixed(1)])
     assert points.tolist() == [[2.0, 1.0], [1.5, 1.0], [1.0, 0.5]]
-    assert single_model_points(Y, cost, all_eligible(Y)).tolist() == [[2.0, 1.0], [1.0, 0.5]]
 
 
 def test_the_hull_keeps_what_no_coin_toss_beats():

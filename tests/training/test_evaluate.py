@@ -297,6 +297,16 @@ def test_slices_by_hand():
     assert (hard.oracle_quality, hard.metrics.n) == (1.0, 4)
 
 
+def test_the_oracle_of_data_sets_knows_each_data_sets_best_model_and_no_more():
+    scores = Y.copy()
+    scores[3, 0] = 0.0  # now nobody is right there, and the oracle takes the cheap model
+    report = report_on(scores=scores, slices={"data set": ["easy", "easy", "hard", "hard"]})
+    oracle, known = (report.strategy(kind) for kind in ("oracle", "dataset_oracle"))
+    assert (oracle.outcome.quality, oracle.outcome.cost) == (0.75, 1.75)
+    assert (known.outcome.quality, known.outcome.cost) == (0.75, 2.5)  # cheap, cheap, dear, dear
+    assert "dataset_oracle" not in table(report_on(scores=scores))  # of one data set
+
+
 def test_slices_of_other_queries_are_refused():
     with pytest.raises(DataError, match="'data set' has 2 values for 4 queries"):
         report_on(slices={"data set": ["a", "b"]})

@@ -17,7 +17,7 @@ from router_runtime.artifacts import MANIFEST, load_artifact
 from router_runtime.errors import ConfigError, DataError, RouterError
 from router_training.config import load_training_config
 from router_training.pipeline import Walk, run
-from router_training.served import evaluate_router
+from router_training.served import Served
 from router_training.splits import Split
 
 QUICK = (
@@ -184,9 +184,8 @@ def test_a_candidate_without_scores_is_named(tmp_path):
 def test_evaluating_a_router_on_its_test_rows_gives_the_runs_figures(trained):
     config, result = trained
     walk = Walk(config)
-    report = evaluate_router(
-        ModelRouter(config.output), walk.data.take(walk.split.test), seed=config.seed
-    )
+    test = walk.data.take(walk.split.test)
+    report = Served(ModelRouter(config.output), test).report(seed=config.seed)
     assert report.to_json() == result.report.to_json()
 
 
@@ -195,7 +194,7 @@ def test_records_of_other_models_are_refused(trained):
     data = result.evaluations
     renamed = replace(data.labels, model_ids=("a", "b", "c", "d"))
     with pytest.raises(DataError, match="labels are of a, b, c, d"):
-        evaluate_router(ModelRouter(config.output), replace(data, labels=renamed))
+        Served(ModelRouter(config.output), replace(data, labels=renamed)).report()
 
 
 def test_honest_points_are_tuned_on_the_calibration_rows(trained):

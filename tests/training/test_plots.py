@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from itertools import combinations
 
 import matplotlib as mpl
@@ -9,7 +11,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from router_training.plot_cost_quality import cost_quality_figure
 from router_training.plot_style import STYLE
-from router_training.plots import MAX_SLICES, figures, largest_slices, write_plots
+from router_training.plots import (
+    MAX_MODELS,
+    MAX_SLICES,
+    figures,
+    largest_slices,
+    most_chosen,
+    write_plots,
+)
 
 NAMES = ["cost_quality", "reliability", "shares", "histograms", "slices"]
 
@@ -89,9 +98,39 @@ def test_pictures_are_written_and_equal_reports_give_equal_bytes(small_report, t
     assert len(list((tmp_path / "a").iterdir())) == len(NAMES)
 
 
+def test_names_in_other_scripts_draw_without_a_warning(make_report, tmp_path):
+    report = make_report(names=["模型", "модель"], queries=60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_plots(report, tmp_path)
+
+
 def test_the_largest_slices_are_drawn_in_their_order(make_report):
     slices = make_report(2, sets=3, queries=100).slices
     assert [part.n for part in slices] == [34, 33, 33]
     assert largest_slices(slices, most=2) == list(slices[:2])
     assert largest_slices(slices[::-1], most=1) == [slices[0]]
     assert len(slices) <= MAX_SLICES
+
+
+def test_of_very_many_models_the_most_chosen_are_drawn(make_report):
+    report = make_report(names=[f"model-{at}" for at in range(43)], queries=60)
+    kept = most_chosen(report.models)
+    assert len(kept) == MAX_MODELS == 40
+    left_out = [model for model in report.models if model not in kept]
+    assert max(m.share for m in left_out) <= min(m.share for m in kept)
+    assert [m.model_id for m in kept] == sorted(
+        (m.model_id for m in kept), key=lambda name: int(name.rpartition("-")[2])
+    )
+    found = figures(report)
+    assert [len(found[name].axes) for name in ("reliability", "histograms", "shares")] == [
+        41,
+        40,
+        1,
+    ]
+
+
+def test_costs_that_no_axis_can_tell_from_nothing_are_drawn(make_report):
+    report = make_report(3, queries=60)
+    curves = replace(report.curves, oracle=replace(report.curves.oracle, cost=5e-324))
+    assert cost_quality(replace(report, curves=curves)).axes[0].get_xscale() == "symlog"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.neighbors import KNeighborsClassifier
 
 from router_training.evaluation_report import Interval
 from router_training.fitting import (
@@ -29,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import quality
 from quality_parts.ablation import ablations, smaller_split
-from quality_parts.baselines import fit_llm_router_v2
-from quality_parts.intervals import Comparison, compare, drawn_figures
+from quality_parts.baselines import NEIGHBOURS, baselines, fit_llm_router_v2
+from quality_parts.intervals import Comparison, compare, drawn_figures, draws_of
 from quality_parts.measures import Judged, measure
 from quality_parts.report import Spread, number, spread
 from quality_parts.systems import Bench, column_groups, recipe
@@ -149,6 +150,35 @@ def test_draws_of_one_single_group_are_the_figures_themselves(bench):
     one_group = Resamples(np.zeros(len(split.test), dtype=np.int64), seed=0, n_resamples=2)
     for name, drawn in drawn_figures(rows, found, one_group).items():
         np.testing.assert_allclose(drawn, figures[name], atol=1e-12)
+
+
+def test_rows_that_two_seeds_share_are_no_new_evidence():
+    groups, rng = [str(i // 2) for i in range(400)], np.random.default_rng(0)
+    values = np.repeat(rng.normal(size=200), 2)
+    first, second = np.arange(200), np.arange(200, 400)
+
+    def deviation(*tests):
+        means = []
+        for rows in tests:
+            sums = draws_of(groups, rows, n_resamples=500).sums(
+                np.stack([np.ones(len(rows)), values[rows]], axis=1)
+            )
+            means.append(sums[:, 1] / sums[:, 0])
+        return np.mean(means, axis=0).std()
+
+    assert deviation(first, first) == pytest.approx(deviation(first))
+    assert deviation(first, second) == pytest.approx(deviation(first) / 2**0.5, rel=0.2)
+
+
+def test_plain_heads_are_fitted_on_as_many_rows_as_the_default_recipe(bench):
+    split, X = bench.walk.split, np.asarray(bench.walk.features.X)
+    systems = {system.key: system for system in baselines()}
+    found = bench.predictions(systems["knn"]).P_test
+    Y = bench.walk.data.labels.Y
+    pool = np.concatenate([split.train, split.validation])
+    candidates = [KNeighborsClassifier(k).fit(X[pool], Y[pool, 0] >= 0.5) for k in NEIGHBOURS[:4]]
+    first = [each.predict_proba(X[split.test])[:, 1] for each in candidates]
+    assert any(np.allclose(found[:, 0], each) for each in first)
 
 
 def test_llm_router_v2_as_published_ends_with_worse_weights_than_its_best():

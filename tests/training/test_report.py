@@ -83,6 +83,12 @@ def test_unknown_costs_are_dashes():
     assert "no cost is known" in text
 
 
+def test_a_table_without_rows_is_not_printed(make_report):
+    text = printed(render_table, make_report(1, costs="unknown", queries=60))
+    assert "Read off the test curves" not in text
+    assert "relative" not in text
+
+
 def test_intervals_are_printed_where_there_is_room():
     assert "[-0." in printed(render_table, evaluated(), width=100)
     narrow = printed(render_table, evaluated(), width=80)

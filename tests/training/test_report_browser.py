@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import http.server
 import json
 import re
 import shutil
 import subprocess
+import threading
 
 import pytest
 from markupsafe import escape
@@ -34,6 +36,7 @@ for (const svg of document.querySelectorAll('svg')) {
   });
 }
 found.loads = performance.getEntriesByType('resource').map(e => e.name);
+found.title = document.title;
 found.wider = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 document.body.replaceChildren();
 document.body.textContent = 'FOUND' + JSON.stringify(found) + 'DNUOF';
@@ -77,3 +80,39 @@ def test_twenty_models_are_readable_and_nothing_is_loaded(large_report, tmp_path
     assert found["overlaps"] == []
     assert found["outside"] == []
     assert found["wider"] <= 0
+
+
+INJECTED = """
+<script>document.title = 'RUN'</script><img src="{url}/i" onerror="document.title = 'RUN'">
+<style>@import url({url}/s); body {{ background: url({url}/b) }}</style>
+<link rel="stylesheet" href="{url}/l"><iframe src="{url}/f"></iframe>
+<object data="{url}/o"></object>
+<svg><image href="{url}/g"/><use href="{url}/u#a"/></svg><video src="{url}/v"></video>
+<input autofocus onfocus="document.title = 'RUN'">
+"""
+
+
+class Counting(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        self.send_error(404)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium is installed (apt-get install chromium)")
+def test_what_escaped_escaping_would_load_and_run_nothing(small_report, tmp_path):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Counting)
+    server.asked = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        injected = INJECTED.format(url=f"http://127.0.0.1:{server.server_port}")
+        page = render_html(small_report, title="as it was")
+        found, console = probed(page.replace("<main>", f"<main>{injected}"), tmp_path)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert server.asked == []
+    assert found["title"] == "as it was"
+    assert any("Content Security Policy" in line for line in console)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -109,6 +110,22 @@ def test_unknown_costs_leave_no_curve_and_no_number(make_report):
     text = render_html(make_report(3, costs="unknown", queries=60))
     assert "No cost is known, so there is no curve." in text
     assert ">nan<" not in text.lower()
+
+
+def test_without_curve_figures_the_page_promises_no_second_table(make_report):
+    text = render_html(make_report(1, costs="unknown", queries=60))
+    assert "Read off the test curves" not in text
+    assert "second table" not in text
+
+
+def test_the_figure_says_where_models_are_drawn_on_other_queries(small_report):
+    first, *others = small_report.strategies
+    assert first.kind == "model"
+    partly = replace(first, outcome=replace(first.outcome, n_unserved=3))
+    report = replace(small_report, strategies=(partly, *others))
+    words = "is drawn by the others alone"
+    assert words in render_html(report)
+    assert words not in render_html(small_report)
 
 
 def test_half_a_character_does_not_stop_the_page(small_report, tmp_path):

@@ -10,7 +10,7 @@ from router_runtime.artifacts import read_manifest
 from router_runtime.errors import ConfigError, MissingDependencyError
 from router_training.report_pages import (
     Wanted,
-    stored_report,
+    added_since,
     subject_of_manifest,
     subject_of_router,
     subject_of_walk,
@@ -19,6 +19,7 @@ from router_training.report_pages import (
     write_walk_files,
 )
 from router_training.served import Served
+from router_training.stored_report import stored_report
 
 MADE = datetime(2026, 11, 20, 10, 30, tzinfo=UTC)
 
@@ -36,6 +37,17 @@ def test_an_artifacts_page_has_its_figures_and_no_prompt(trained, tmp_path):
     assert len(list((tmp_path / "plots").iterdir())) == 5
     assert (tmp_path / "r.json").exists()
     assert "This page holds prompts" not in (tmp_path / "r.html").read_text()
+
+
+def test_an_artifacts_page_names_the_models_that_came_after_its_figures(trained):
+    manifest = read_manifest(trained[0].output)
+    report = stored_report(manifest, name="artifact")
+    assert added_since(manifest, report) == ()
+    assert "without" not in subject_of_manifest(manifest, name="artifact").facts
+    longer = manifest.model_copy(update={"model_ids": (*manifest.model_ids, "new")})
+    assert added_since(longer, report) == ("new",)
+    subject = subject_of_manifest(longer, name="artifact", added=("new",))
+    assert subject.facts["without"] == "new (added since)"
 
 
 def test_a_walks_page_shows_as_many_test_rows_as_wanted(trained, tmp_path):
@@ -76,7 +88,23 @@ def test_without_the_extra_the_error_names_it_before_anything_is_written(
     Wanted(tmp_path / "r.json").check()  # needs nothing
 
 
-def test_an_artifact_without_figures_says_what_to_do(trained):
-    manifest = read_manifest(trained[0].output).model_copy(update={"metrics": {}})
-    with pytest.raises(ConfigError, match="router-train evaluate"):
-        stored_report(manifest, name="x")
+def test_provenance_of_any_kind_is_shown_as_text(trained):
+    training = {"data_sha256": 5, "rows": {"a": 1}, "parts": {"<b>": [1]}, "seed": [None]}
+    manifest = read_manifest(trained[0].output).model_copy(update={"training": training})
+    facts = subject_of_manifest(manifest, name="x", made=MADE).facts
+    assert facts["trained on"] == "{'a': 1} records, sha256 5"
+    assert (facts["division"], facts["seed"]) == ("<b> [1]", "[None]")
+
+
+@pytest.mark.parametrize("wanted", ["json", "html", "plots"])
+def test_an_artifacts_folder_is_no_place_for_reports(trained, wanted):
+    folder = trained[0].output
+    place = folder if wanted == "plots" else folder / "report"
+    with pytest.raises(ConfigError, match="is an artifact's folder"):
+        Wanted(**{wanted: place}).check()
+    assert ModelRouter(folder).decide("What is 2 + 2?")
+
+
+def test_one_file_cannot_be_both_json_and_page(tmp_path):
+    with pytest.raises(ConfigError, match="name two files"):
+        Wanted(tmp_path / "r", tmp_path / "r").check()

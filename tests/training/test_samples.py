@@ -84,6 +84,8 @@ def test_a_missing_score_is_nan_and_never_0(read, score):
         ({"model_scores": [1, 0]}, "model_scores"),
         ({"model_costs": {"a": -0.01}}, "model_costs.a"),
         ({"model_costs": {"a": math.nan}}, "model_costs.a"),
+        ({"model_costs": {"a": 1e308}}, "model_costs.a"),
+        ({"model_costs": {"a": 1e-320}}, "model_costs.a"),
         ({"model_costs": 3}, "model_costs"),
         ({"model_usage": {"a": 12}}, "model_usage.a"),
         ({"model_usage": {"a": {"output_tokens": -1}}}, "model_usage.a"),

@@ -8,7 +8,7 @@ from router_runtime import ModelRouter
 from router_runtime.config import RuntimeConfig
 from router_runtime.policy import Utility, WithFallback
 from router_training.pipeline import Walk
-from router_training.served import Served, evaluate_router, read_records
+from router_training.served import Served, read_records
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_the_evaluated_policy_is_the_served_one(trained, test_rows, monkeypatch,
         return rankings[-1]
 
     monkeypatch.setattr(kind, "rank", recorded)
-    report = evaluate_router(router, test_rows)
+    report = Served(router, test_rows).report()
     evaluated = [router.model_ids[column] for column in rankings[0][:, 0]]
     decisions = router.decide_batch(test_rows.queries)
     assert evaluated == [decision.model_id for decision in decisions]
@@ -51,7 +51,7 @@ def test_the_evaluated_policy_is_the_served_one(trained, test_rows, monkeypatch,
 
 def test_the_evaluated_policy_comes_first_among_the_honest_points(trained, test_rows):
     router = router_with(trained, kind="utility", lambda_per_usd=40.0)
-    report = evaluate_router(router, test_rows)
+    report = Served(router, test_rows).report()
     assert [point.name for point in report.honest] == [
         "own",
         "recommended",
@@ -67,7 +67,7 @@ def test_the_evaluated_policy_comes_first_among_the_honest_points(trained, test_
 def test_points_that_were_tuned_in_another_unit_are_left_out(trained, test_rows):
     costs = {model: 1.0 for model in trained[1].artifact.model_ids}
     router = ModelRouter(trained[0].output, model_costs=costs, threshold_config="quality")
-    assert [point.name for point in evaluate_router(router, test_rows).honest] == ["quality"]
+    assert [point.name for point in Served(router, test_rows).report().honest] == ["quality"]
 
 
 def test_regrets_lead_to_rows_of_the_records(trained, test_rows):
@@ -78,7 +78,7 @@ def test_regrets_lead_to_rows_of_the_records(trained, test_rows):
         decision = router.decide(test_rows.queries[regret.row])
         assert decision.model_id == regret.chosen
         assert decision.probabilities[regret.chosen] == pytest.approx(regret.chosen_probability)
-        assert decision.novelty == pytest.approx(regret.novelty, abs=1e-5)
+        assert decision.novelty == pytest.approx(regret.novelty, abs=1e-3)  # its step
 
 
 def test_records_are_read_as_in_training(trained, workload):

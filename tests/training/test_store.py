@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import errno
+import json
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
-from router_runtime.errors import RouterError
-from router_training.store import StageStore, digest_of
+from router_runtime.errors import ConfigError, MissingDependencyError, RouterError
+from router_training.store import StageStore, digest_of, write_whole
 
 
 def writer(text: str, calls: list):
@@ -75,6 +78,37 @@ def test_a_full_disk_is_an_error_that_names_the_stage(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("read", "words"),
+    [
+        (lambda folder: json.loads((folder / "result.txt").read_text()), "Expecting value"),
+        (lambda folder: np.load(folder / "result.txt"), "pickle"),
+        (lambda folder: safetensors.numpy.load_file(folder / "result.txt"), "header"),
+        (lambda folder: (folder / "lost.txt").read_text(), "No such file"),
+    ],
+)
+def test_a_damaged_stage_names_its_folder_and_the_remedy(tmp_path, read, words):
+    with pytest.raises(RouterError, match=rf"stage 'fit' .*fit-.*{words}.*Delete that folder"):
+        StageStore(tmp_path).stage("fit", {}, make=writer("garbage", []), load=read)
+
+
+def test_a_missing_package_is_not_called_damage(tmp_path):
+    def needs(folder):
+        raise MissingDependencyError("xgboost-cpu", "train")
+
+    with pytest.raises(MissingDependencyError):
+        StageStore(tmp_path).stage("fit", {}, make=writer("", []), load=needs)
+
+
 def test_the_digest_is_of_content_not_of_order():
     assert digest_of({"a": 1, "b": [1, 2]}) == digest_of({"b": [1, 2], "a": 1})
     assert digest_of({"a": 1}) != digest_of({"a": 2})
+
+
+def test_nothing_is_written_into_an_artifacts_folder(tmp_path):
+    write_whole(tmp_path / "free" / "x.json", b"1")
+    assert (tmp_path / "free" / "x.json").read_bytes() == b"1"
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is an artifact's folder"):
+        write_whole(tmp_path / "manifest.json", b"1")
+    assert (tmp_path / "manifest.json").read_text() == "{}"

@@ -34,6 +34,24 @@ def test_the_verdict_claims_only_what_the_interval_allows(small_report, low, hig
     assert report.best_single in wording.verdict(report)
 
 
+def test_without_an_interval_the_verdict_claims_nothing(small_report):
+    report = replace(small_report, quality_gap=Interval(0.1, NAN, NAN))
+    assert "cannot be told" in wording.verdict(report)
+    assert "nan" not in wording.verdict(report).lower().replace(report.best_single.lower(), "")
+
+
+def test_a_best_single_model_that_is_free_is_not_called_of_unknown_cost(make_report):
+    text = wording.verdict(make_report(1, free=True, queries=60))
+    assert text.endswith("; the best single model costs nothing.")
+    unknown = wording.verdict(make_report(1, costs="unknown", queries=60))
+    assert unknown.endswith("; no cost is known.")
+
+
+def test_only_known_costs_have_a_unit():
+    units = ("usd", "relative", "unknown")
+    assert [*map(wording.cost_header, units)] == ["USD/1k calls", "relative cost x 1k", "cost"]
+
+
 def test_failing_slices_come_worst_first_and_others_are_not_named(small_report):
     gaps = [Interval(0, -1, 1), Interval(-0.1, -0.2, -0.01), Interval(-0.3, -0.4, -0.2)]
     parts = [replace(p, gap=g) for p, g in zip(small_report.slices, gaps, strict=False)]
@@ -90,3 +108,14 @@ def test_policy_lines_are_yaml_without_empty_settings():
 def test_a_wanted_share_says_of_what():
     assert wording.honest_name("98 %") == "98 % of best"
     assert wording.honest_name("recommended") == "recommended"
+
+
+@pytest.mark.parametrize(
+    "name", ["a\n```\n---\nb", "\u2028x", "\u202egnp", "\x1b[2J", "é 名", "yes", "1e5", "a: b #"]
+)
+def test_yaml_keeps_every_text_in_its_line(name):
+    content = {"models": [name], "thresholds": {name: 0.5}}
+    text = wording.yaml_lines(content)
+    assert yaml.safe_load(text) == content
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert not any(line.lstrip().startswith(("```", "---")) for line in text.splitlines())
