@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint const
 QUICKSTART_DATA := runs/quickstart/data
 QUICKSTART_ARTIFACT := router_artifacts/quickstart
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart label-demo test lint clean
 
 quickstart: $(VENV)/.train  ## Draw a simulated workload, train on it, route a text and a picture.
 	$(BIN)/router-train simulate $(QUICKSTART_DATA) --rows 3000 --seed 0
@@ -15,6 +15,15 @@ quickstart: $(VENV)/.train  ## Draw a simulated workload, train on it, route a t
 	$(BIN)/model-router route --artifact $(QUICKSTART_ARTIFACT) "What is 17 + 25?"
 	$(BIN)/model-router route --artifact $(QUICKSTART_ARTIFACT) \
 		--image $(QUICKSTART_DATA)/example.png "How many circles are in the picture?"
+
+label-demo: $(VENV)/.label  ## Label 300 simulated samples over HTTP, train on the labels, report.
+	$(BIN)/router-train simulate runs/label-demo/data --rows 300 --unlabelled
+	$(BIN)/model-router simulate configs/simulator.yml & server=$$!; \
+	trap 'kill $$server' EXIT; \
+	$(BIN)/router-train label configs/label-demo.yml --dry-run && \
+	$(BIN)/router-train label configs/label-demo.yml
+	$(BIN)/router-train audit configs/label-demo.yml --output runs/label-demo/audit --rows 40
+	$(BIN)/router-train run configs/label-demo-train.yml
 
 test: $(VENV)/.dev lint  ## Everything that must pass: style, types, import contracts, tests.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
@@ -32,8 +41,12 @@ $(VENV)/.train: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[train,report]'
 	@touch $@
 
+$(VENV)/.label: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[train,report,label,service]'
+	@touch $@
+
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[clip,train,report,remote,minilm,dev]'
+	$(PIP) --editable '.[clip,train,report,remote,minilm,label,service,ray,dev]'
 	@touch $@
 
 clean:  ## Remove what the targets made.

@@ -1,4 +1,4 @@
-"""``model-router``: route, look into artifacts and configs, convert older files.
+"""``model-router``: route, look into artifacts and configs, simulate, convert older files.
 
 Commands parse, call one function and print. Other packages add commands through the entry point
 group ``model_router.commands``; that is how ``model-router evaluate`` comes from training without
@@ -22,6 +22,7 @@ from rich.table import Column, Table
 
 from router_runtime import __version__
 from router_runtime.artifacts import FORMAT_VERSION, Manifest, read_manifest
+from router_runtime.cli_simulate import simulate
 from router_runtime.config import RuntimeConfig, validate
 from router_runtime.console import err, explained_imports, out, run_app
 from router_runtime.errors import ConfigError, MissingDependencyError, QueryError
@@ -114,6 +115,9 @@ def check_config(
     for key in ("artifact_id", "candidates", "encoders", "cost_unit", "threshold_config"):
         value = info[key]
         out.print(f"  {key}: {', '.join(value) if isinstance(value, list) else value}")
+
+
+app.command()(simulate)
 
 
 class _ImportedEncoder(StrEnum):

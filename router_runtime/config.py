@@ -13,9 +13,11 @@ from collections.abc import Hashable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -63,11 +65,132 @@ class PriceConfig(StrictModel):
     image: Decimal = Field(default=Decimal(0), ge=0)
 
 
+def _variable_name(value: str) -> str:
+    """Refuse what is no name of a variable, without showing it: it may be the key itself."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError(
+            "it is no name of an environment variable; put the key into a variable and give the "
+            "variable's name"
+        )
+    return value
+
+
+VariableName = Annotated[str, AfterValidator(_variable_name)]
+"""Name of an environment variable that holds a secret."""
+
+
+class _TargetBase(StrictModel):
+    """What every target has: limits, and parameters that are sent with each call.
+
+    Parameters
+    ----------
+    model : str or None
+        The ``model`` field of the request; None: the candidate's id. For an adapter on vLLM it is
+        the adapter's name.
+    api_key_env : str or None
+        Name of the environment variable that holds the key; None: no key is sent.
+    timeout_s : float
+        Seconds for one call, from connecting to the last byte.
+    max_concurrency : int
+        Calls in flight at a time.
+    requests_per_minute, tokens_per_minute : int or None
+        The provider's limits; None: no limit is known.
+    parameters : mapping
+        Fields of the request body beside ``model`` and ``messages``, such as ``temperature``.
+    """
+
+    model: str | None = Field(default=None, min_length=1)
+    api_key_env: VariableName | None = None
+    timeout_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+    max_concurrency: int = Field(default=16, ge=1, le=4096)
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    parameters: dict[str, Json] = Field(default_factory=dict)
+
+    @field_validator("parameters")
+    @classmethod
+    def _no_owned_fields(cls, value: dict[str, Json]) -> dict[str, Json]:
+        for name in ("model", "messages", "stream"):
+            if name in value:
+                raise ValueError(f"'{name}' is not a parameter; it is set for each call")
+        return value
+
+
+def _plain_url(value: str) -> str:
+    """Refuse what is no ``http(s)://host[:port][/path]``, without showing it: it may hold a key."""
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port beyond 65535, half a bracket
+        usable = False
+    if not usable or not _URL.match(value):
+        raise ValueError(
+            "it must be http(s)://host[:port][/path], without a user, password or query; a key "
+            "goes into the variable that 'api_key_env' names"
+        )
+    return value
+
+
+_URL = re.compile(r"^https?://[^\s/@?#\\]+(/[^\s@?#]*)?\Z", re.IGNORECASE)
+
+Url = Annotated[str, AfterValidator(_plain_url)]
+"""``http(s)://host[:port][/path]``, without a user, password or query in it."""
+
+
+class OpenAITargetConfig(_TargetBase):
+    """OpenAI itself."""
+
+    kind: Literal["openai"] = "openai"
+    base_url: Url = "https://api.openai.com/v1"
+    api_key_env: VariableName | None = "OPENAI_API_KEY"
+
+
+class AzureTargetConfig(_TargetBase):
+    """Azure OpenAI; ``model`` is the deployment's name."""
+
+    kind: Literal["azure"]
+    endpoint: Url
+    api_version: str = "2024-10-21"
+    api_key_env: VariableName | None = "AZURE_OPENAI_API_KEY"
+
+
+class NimTargetConfig(_TargetBase):
+    """NVIDIA NIM, hosted (the default) or one's own."""
+
+    kind: Literal["nim"]
+    base_url: Url = "https://integrate.api.nvidia.com/v1"
+    api_key_env: VariableName | None = "NVIDIA_API_KEY"
+
+
+class VllmTargetConfig(_TargetBase):
+    """A vLLM server; ``model`` names the base model or one of its LoRA adapters."""
+
+    kind: Literal["vllm"]
+    base_url: Url
+
+
+class CompatibleTargetConfig(_TargetBase):
+    """Any other server that speaks OpenAI's API."""
+
+    kind: Literal["compatible"]
+    base_url: Url
+
+
+TargetConfig = Annotated[
+    OpenAITargetConfig
+    | AzureTargetConfig
+    | NimTargetConfig
+    | VllmTargetConfig
+    | CompatibleTargetConfig,
+    Field(discriminator="kind"),
+]
+
+
 class CandidateConfig(StrictModel):
-    """A model that may be chosen: what it accepts and what it costs.
+    """A model that may be chosen: what it accepts, what it costs and where it is called.
 
     ``price`` is USD; ``cost`` is a relative factor without a unit, as in ``model_costs``.
-    One config uses one of the two.
+    One config uses one of the two. ``target`` is needed only where the model is called.
     """
 
     id: str = Field(min_length=1)
@@ -77,6 +200,7 @@ class CandidateConfig(StrictModel):
     json_mode: bool = True
     price: PriceConfig | None = None
     cost: Cost | None = None
+    target: TargetConfig | None = None
 
     @field_validator("modalities")
     @classmethod

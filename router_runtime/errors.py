@@ -13,6 +13,10 @@
     ├── EncoderError             weights or an embedding server cannot be had
     ├── MissingDependencyError   an optional dependency is not installed (gives the pip command)
     ├── TargetError              a call to a candidate failed; ``retryable`` says whether to go on
+    │   ├── TargetTimeoutError       no whole answer in time
+    │   ├── TargetConnectionError    no connection, or it broke
+    │   ├── TargetStatusError        an HTTP status that is not success (``status``)
+    │   └── TargetProtocolError      an answer that is not what the API promises
     └── AllTargetsFailedError    every attempt failed; ``attempts`` lists them          (HTTP 502)
 
 Messages name the thing, the value and the remedy. Nothing else in the project defines an
@@ -26,6 +30,14 @@ from collections.abc import Sequence
 
 class RouterError(Exception):
     """Base of every deliberate error."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Cross to another process whole, whatever the constructor asks for."""
+        return _unpickled, (type(self), self.args), self.__dict__
+
+
+def _unpickled(kind: type[RouterError], args: tuple[object, ...]) -> RouterError:
+    return kind.__new__(kind, *args)
 
 
 class ConfigError(RouterError):
@@ -111,17 +123,70 @@ class MissingDependencyError(RouterError):
 
 
 class TargetError(RouterError):
-    """A call to a candidate failed.
+    """A call to a target failed.
 
     Parameters
     ----------
     retryable : bool
-        True for timeouts, connection failures and 429/5xx answers: the next candidate may be tried.
+        True for timeouts, connection failures and 429/5xx answers: the same call may succeed later,
+        and the next candidate may be tried now.
+    whole_target : bool
+        True where every other call to this target would fail alike: a bad key, no such model.
+    retry_after_s : float or None
+        How long the server asks to wait; None where it does not say.
     """
 
-    def __init__(self, message: str, *, retryable: bool) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retryable: bool,
+        whole_target: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.whole_target = whole_target
+        self.retry_after_s = retry_after_s
+
+
+class TargetTimeoutError(TargetError):
+    """No whole answer came in time."""
+
+
+class TargetConnectionError(TargetError):
+    """No connection could be made, or it broke before the answer was whole."""
+
+
+class TargetStatusError(TargetError):
+    """The server answered with an HTTP status that is not success.
+
+    Parameters
+    ----------
+    status : int
+        The HTTP status; of an error body under status 200 the one that the body names, or 200.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        retryable: bool,
+        whole_target: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(
+            message,
+            retryable=retryable,
+            whole_target=whole_target,
+            retry_after_s=retry_after_s,
+        )
+        self.status = status
+
+
+class TargetProtocolError(TargetError):
+    """The answer is not what the API promises: no JSON, no choices, too large, a redirect."""
 
 
 class AllTargetsFailedError(RouterError):

@@ -13,7 +13,15 @@ from collections.abc import Iterable, Sequence
 from router_runtime.artifacts import Artifact
 from router_runtime.config import CandidateConfig
 from router_runtime.types import Json
-from router_training.evaluation_report import EvaluationReport, HonestPoint, Slice, Strategy
+from router_training.evaluation_report import (
+    EvaluationReport,
+    HonestPoint,
+    Interval,
+    Slice,
+    Strategy,
+)
+from router_training.labelled_by import JudgedBy, LabelledBy
+from router_training.trust_report import Share
 from router_training.wording import (
     bounds,
     cost_header,
@@ -51,6 +59,7 @@ def render_card(
     """
     sections = {
         "Data": _data(artifact, report),
+        "Labels": _labels(artifact),
         "Held-out figures": f"{escaped(verdict(report))}\n\n{_strategies(report)}",
         "What to expect": _expectations(report),
         "Read off the test curves": _curves(report),
@@ -138,6 +147,55 @@ def _data(artifact: Artifact, report: EvaluationReport) -> str:
     )
 
 
+def _labels(artifact: Artifact) -> str:
+    """Say who judged, how much has no score, and how far the scores can be trusted."""
+    content = artifact.training.get("labels")
+    if content is None:
+        return ""
+    labelled = LabelledBy.from_json(content)
+    trust = labelled.trust
+    decided = ", ".join(f"{escaped(name)} {n}" for name, n in trust.decided.items())
+    sentences = [
+        f"Scores were decided by: {decided or 'nobody'}.",
+        f"{percent(labelled.unscored_share)} of the answers that could have a score have none.",
+    ]
+    if labelled.judge is not None:
+        sentences += [_judge(labelled.judge), *_agreement(labelled)]
+    suspicious = sum(entry.suspicious for entry in trust.candidates)
+    if suspicious:
+        sentences.append(f"{suspicious} answers read like instructions to the judge.")
+    for entry in trust.human[:1]:
+        sentences.append(
+            f"Against {entry.n} human marks: accuracy {interval(entry.accuracy, percent)}, Cohen's "
+            f"kappa {interval(entry.kappa, number)}."
+        )
+    if labelled.judge is not None and not trust.human:
+        sentences.append("No human has checked the judge's verdicts.")
+    return " ".join(sentences) + "\n"
+
+
+def _judge(judge: JudgedBy) -> str:
+    names = ", ".join(escaped(entry.id) for entry in judge.models)
+    told = f"The judge was {names}, by the rubric {escaped(judge.rubric)} {judge.rubric_version}."
+    if judge.candidates:
+        own = ", ".join(map(escaped, judge.candidates))
+        told += f" **Of the candidates, {own} judged, which may favour its own answers.**"
+    return told
+
+
+def _agreement(labelled: LabelledBy) -> list[str]:
+    def told(name: str, found: Share | None) -> list[str]:
+        if found is None or not found.n:
+            return []
+        return [f"{name} {interval(Interval(found.value, found.low, found.high), percent)}."]
+
+    lines = told("Answers that it could not decide:", labelled.trust.no_verdict)
+    for judge in labelled.trust.judges:
+        lines += told(f"Repeated verdicts of {escaped(judge.model_id)} that agree:", judge.repeats)
+        lines += told(f"Orders in which {escaped(judge.model_id)} agrees:", judge.orders)
+    return lines + told("Verdicts of two judges that agree:", labelled.trust.between_judges)
+
+
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     names = list(header)
     lines = ["| " + " | ".join(names) + " |", "|---|" + "---:|" * (len(names) - 1)]
@@ -214,10 +272,12 @@ def _models(report: EvaluationReport) -> str:
             m = entry.metrics
             figures = (m.auc, m.accuracy, m.f1, m.positive_rate, m.brier, m.ece)
             chosen = (percent(entry.share), share(entry.quality_when_chosen))
-            yield (escaped(entry.model_id), *map(share, figures), *chosen)
+            seconds = (number(entry.median_seconds),) if timed else ()
+            yield (escaped(entry.model_id), *map(share, figures), *chosen, *seconds)
 
+    timed = any(math.isfinite(entry.median_seconds) for entry in report.models)
     header = ("model", "AUC", "accuracy", "F1", "positive rate", "Brier", "ECE", "chosen")
-    return _table((*header, "then right"), rows())
+    return _table((*header, "then right", *(("median s",) if timed else ())), rows())
 
 
 # --------------------------------------------------------------------------- use

@@ -1,4 +1,4 @@
-"""``router-train``: from evaluation records to an artifact, whole or stage by stage.
+"""``router-train``: from a data set to records to an artifact, whole or stage by stage.
 
 Commands parse, call one function and print. ``evaluate`` is also ``model-router evaluate``, through
 the entry point group that the runtime's command line reads.
@@ -7,6 +7,7 @@ the entry point group that the runtime's command line reads.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +25,13 @@ from router_training.cli_evaluate import (
     leave_out_command,
     report,
 )
+from router_training.cli_label import (
+    audit_command,
+    collect_command,
+    judge_command,
+    label_command,
+    trust_command,
+)
 from router_training.cli_options import (
     BadRowOption,
     ConfigArgument,
@@ -39,6 +47,7 @@ from router_training.cli_options import (
     shown,
 )
 from router_training.config import TuneConfig
+from router_training.embed_ray import encode_on_ray
 from router_training.importers import import_file
 from router_training.labels import write_evaluations
 from router_training.report import render_table, render_tuning
@@ -47,11 +56,11 @@ from router_training.report_pages import (
     Wanted,
     write_walk_files,
 )
-from router_training.simulated import write_workload
+from router_training.simulated import write_unlabelled, write_workload
 
 app = typer.Typer(
     name="router-train",
-    help="Trains routers from evaluation records.",
+    help="Labels data sets, and trains routers from evaluation records.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -70,7 +79,7 @@ def _root(
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Trains routers from evaluation records."""
+    """Labels data sets, and trains routers from evaluation records."""
 
 
 @app.command()
@@ -123,9 +132,22 @@ def embed(
     image_root: ImageRootOption = None,
     seed: SeedOption = None,
     on_bad_row: BadRowOption = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="ray: on the machines of a Ray cluster.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="A running cluster, or auto; default: start one here.")
+    ] = None,
 ) -> None:
-    """Read, split and embed; the features stay in the work folder."""
+    """Read, split and embed; the features stay in the work folder, where run finds them.
+
+    Example: router-train embed configs/router.yml --engine ray --ray-address auto
+    """
     walk = _walk(config, data, image_root, seed, on_bad_row)
+    if engine == "ray":
+        walk.encode = partial(encode_on_ray, runtime=walk.config.encoder, address=ray_address)
+    elif ray_address is not None:
+        raise ConfigError("--ray-address goes with --engine ray; add that, or leave it out.")
     rows, columns = walk.features.X.shape
     out.print(f"{rows} rows x {columns} features: {walk.features.metadata['embedding_structure']}")
 
@@ -207,6 +229,11 @@ app.command("compare")(compare_routers)
 app.command()(report)
 app.command("add-model")(add_model_to_artifact)
 app.command("leave-out")(leave_out_command)
+app.command("collect")(collect_command)
+app.command("judge")(judge_command)
+app.command("label")(label_command)
+app.command("audit")(audit_command)
+app.command("trust")(trust_command)
 
 
 @app.command("import")
@@ -238,10 +265,21 @@ def import_records(
 
 @app.command()
 def simulate(
-    folder: Annotated[Path, typer.Argument(help="Where records.jsonl and the pictures go.")],
+    folder: Annotated[Path, typer.Argument(help="Where the files go.")],
     rows: Annotated[int, typer.Option(min=20, help="Number of records.")] = 3000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    unlabelled: Annotated[
+        bool,
+        typer.Option(
+            "--unlabelled",
+            help="Write samples.jsonl without scores, and answers.jsonl for model-router simulate.",
+        ),
+    ] = False,
 ) -> None:
     """Draw a SIMULATED workload: prompts, real PNG pictures and scores of simulated models."""
+    if unlabelled:
+        path = write_unlabelled(folder, rows=rows, seed=seed)
+        out.print(f"wrote {rows} simulated samples to {path}, and {path.parent / 'answers.jsonl'}")
+        return
     path = write_workload(folder, rows=rows, seed=seed)
     out.print(f"wrote {rows} simulated records to {path}")

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import safetensors.numpy
@@ -27,7 +28,10 @@ from router_training.fit_embedded import fit_embedded
 FEATURES_FILE = "features.npy"
 METADATA_FILE = "metadata.json"
 
-_CHUNK = 4096  # rows held in memory at a time
+CHUNK = 4096
+"""Rows held in memory at a time."""
+
+Encode: TypeAlias = Callable[[EmbeddingGenerator, Sequence[Query]], Iterator[F32]]
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,20 @@ def write_features(
     queries: Sequence[Query],
     *,
     progress: Progress | None = None,
+    encode: Encode | None = None,
 ) -> None:
-    """Encode ``queries`` into ``folder``: features, encoder states and, last, the metadata."""
+    """Encode ``queries`` into ``folder``: features, encoder states and, last, the metadata.
+
+    Parameters
+    ----------
+    folder : Path
+    generator : EmbeddingGenerator
+    queries : sequence of Query
+    progress : callable, optional
+        Called with (done, total) after every chunk.
+    encode : callable, optional
+        Yields the features of one chunk of queries after the other; ``encode_chunks`` by default.
+    """
     header = {
         "descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)),
         "fortran_order": False,
@@ -107,17 +123,30 @@ def write_features(
     # Not through a memory map: on a full disk that ends the process instead of raising.
     with (folder / FEATURES_FILE).open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, len(queries), _CHUNK):
-            chunk = queries[start : start + _CHUNK]
-            file.write(np.ascontiguousarray(generator.encode(chunk), dtype=np.float32).data)
+        done = 0
+        for X in (encode or encode_chunks)(generator, queries):
+            file.write(np.ascontiguousarray(X, dtype=np.float32).data)
+            done += len(X)
             if progress is not None:
-                progress(start + len(chunk), len(queries))
+                progress(done, len(queries))
     for index, encoder in enumerate(generator.encoders):
         if isinstance(encoder, EmbeddedEncoder):
             data = safetensors.numpy.save(dict(encoder.state))
             (folder / f"encoder-{index}.safetensors").write_bytes(data)
     metadata = describe_features(generator, n_rows=len(queries))
     (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
+
+
+def encode_chunks(generator: EmbeddingGenerator, queries: Sequence[Query]) -> Iterator[F32]:
+    """Yield the features of one chunk of queries after the other, in order."""
+    for chunk in chunks_of(queries):
+        yield generator.encode(chunk)
+
+
+def chunks_of(queries: Sequence[Query]) -> Iterator[Sequence[Query]]:
+    """Yield the queries that are encoded, and held in memory, at a time."""
+    for start in range(0, len(queries), CHUNK):
+        yield queries[start : start + CHUNK]
 
 
 def read_features(folder: Path) -> FeatureFiles:

@@ -148,15 +148,14 @@ def evaluate(
     draws = Resamples.of_groups(groups, len(labels), seed=seed, n_resamples=n_resamples)
     cost = actual_cost(labels, expected_cost, cost_unit=cost_unit)
     case = Case(P, labels.Y, expected_cost, cost, eligible, tuple(model_ids), draws)
-    recorded = np.full(P.shape, np.nan) if cost_unit == "relative" else labels.cost_usd
-    return _report(case, policy, novelty, recorded, cost_unit, slices or {}, points)
+    return _report(case, policy, novelty, labels, cost_unit, slices or {}, points)
 
 
 def _report(
     case: Case,
     policy: Policy,
     novelty: F64 | None,
-    recorded: F64,
+    labels: LabelMatrix,
     cost_unit: str,
     slices: Mapping[str, Sequence[str]],
     points: Sequence[OperatingPoint],
@@ -177,6 +176,7 @@ def _report(
         random=by_kind["random"],
     )
     scored = ~np.isnan(case.Y)
+    recorded = np.full(case.Y.shape, np.nan) if cost_unit == "relative" else labels.cost_usd
     return EvaluationReport(
         policy=policy.name,
         cost_unit=cost_unit,
@@ -186,7 +186,8 @@ def _report(
         best_single=case.model_ids[best],
         strategies=strategies,
         models=tuple(
-            _model_report(case, column, recorded, chosen) for column in range(len(case.model_ids))
+            _model_report(case, column, recorded, labels.seconds, chosen)
+            for column in range(len(case.model_ids))
         ),
         pooled=probability_metrics(case.P, case.Y),
         reasons=_count_reasons(policy, case, ranking, novelty),
@@ -336,10 +337,11 @@ def _random(case: Case) -> tuple[Outcome, tuple[F64, F64]]:
 # --------------------------------------------------------------------------- parts of the report
 
 
-def _model_report(case: Case, column: int, recorded: F64, chosen: Int) -> ModelReport:
+def _model_report(case: Case, column: int, recorded: F64, seconds: F64, chosen: Int) -> ModelReport:
     rows = chosen == column
     p, y = case.P[:, column], case.Y[:, column]
     scored = ~np.isnan(y)
+    timed = seconds[~np.isnan(seconds[:, column]), column]
     mape, bias = cost_forecast(case.expected_cost[:, column], recorded[:, column])
     return ModelReport(
         model_id=case.model_ids[column],
@@ -350,6 +352,7 @@ def _model_report(case: Case, column: int, recorded: F64, chosen: Int) -> ModelR
         quality_when_chosen=mean(y[rows & scored]),
         cost_mape=mape,
         cost_bias=bias,
+        median_seconds=float(np.median(timed)) if len(timed) else float("nan"),
     )
 
 

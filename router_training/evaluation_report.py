@@ -81,6 +81,8 @@ class ModelReport:
         NaN where none was recorded.
     cost_bias : float
         Summed expected cost over summed recorded cost of the same calls, minus 1; NaN likewise.
+    median_seconds : float
+        Median duration of the recorded calls; NaN where none was recorded.
     """
 
     model_id: str
@@ -91,6 +93,7 @@ class ModelReport:
     quality_when_chosen: Number
     cost_mape: Number
     cost_bias: Number
+    median_seconds: Number = float("nan")
 
 
 @dataclass(frozen=True)

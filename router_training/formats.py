@@ -1,5 +1,7 @@
 """Files of records as streams of rows: JSON list, JSON lines and CSV (also gzipped), and Parquet.
 
+A folder of Parquet files is read as one file, in the order of their names.
+
 A line or record that cannot be read is a row that holds its own error, so that the caller decides
 whether one bad row ends the reading. JSON lines and CSV are read line by line, so that memory does
 not grow with the file. Writing is atomic: a file is there wholly or not at all.
@@ -28,6 +30,9 @@ from router_runtime.errors import DataError, MissingDependencyError
 from router_runtime.types import Json
 
 _Bytes: TypeAlias = io.BufferedReader | gzip.GzipFile
+
+RECORDS_FILE = "_records.json"
+"""Lists the Parquet files of a folder that ``sharded`` wrote."""
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".csv", ".csv.gz")
 _CELL_LIMIT = 2**31 - 1  # characters; the csv module's default of 131,072 cuts long prompts off
@@ -63,13 +68,17 @@ def kind_of(path: Path) -> str:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the records of a file in order.
+    """Yield the records of a file, or of a folder of Parquet files, in order.
 
     Raises
     ------
     DataError
-        The file is missing, unreadable or empty, or not of the kind its suffix says.
+        The file is missing, unreadable or empty, or not of the kind its suffix says; a folder
+        without Parquet files, or without one that its list names.
     """
+    if path.is_dir():
+        yield from _folder_rows(path)
+        return
     kind = kind_of(path)
     if not path.is_file():
         raise DataError("There is no such file.", file=str(path))
@@ -82,6 +91,27 @@ def read_rows(path: Path) -> Iterator[Row]:
                 yield from _csv_rows(text, path)
         else:
             yield from _json_rows(file, path)
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """Return the Parquet files of a folder by name, none where it has none.
+
+    Raises
+    ------
+    DataError
+        A file that ``sharded`` wrote is missing: the records would silently be fewer.
+    """
+    files = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+    listed = folder / RECORDS_FILE
+    if listed.is_file():
+        try:
+            names = [str(part["file"]) for part in json.loads(listed.read_bytes())["parts"]]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise DataError("The list of files cannot be read.", file=str(listed)) from error
+        if missing := sorted(set(names) - {path.name for path in files}):
+            raise DataError(f"{missing[0]} is missing from the folder.", file=str(folder))
+        files = [folder / name for name in names]
+    return files
 
 
 def write_json(path: Path, records: Iterable[Json]) -> None:
@@ -103,7 +133,7 @@ def write_json(path: Path, records: Iterable[Json]) -> None:
 
 def write_parquet(path: Path, records: Iterable[Json], *, columns: Mapping[str, Json]) -> None:
     """Write records as Parquet; ``columns`` as in ``parquet.write``."""
-    module = _parquet_module()
+    module = parquet_module()
     with atomic_file(path) as file:
         module.write(file, records, columns)
 
@@ -311,14 +341,32 @@ def _csv_rows(text: io.TextIOWrapper, path: Path) -> Iterator[Row]:
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
     empty = True
-    for number, record in enumerate(_parquet_module().read(path), start=1):
+    for number, record in enumerate(parquet_module().read(path), start=1):
         empty = False
         yield Row(number, record)
     if empty:
         raise DataError("The file has no rows.", file=str(path))
 
 
-def _parquet_module() -> Any:
+def _folder_rows(folder: Path) -> Iterator[Row]:
+    files = parquet_files(folder)
+    if not files:
+        raise DataError("The folder holds no Parquet file.", file=str(folder))
+    number = 0
+    for number, record in enumerate(chain.from_iterable(map(parquet_module().read, files)), 1):
+        yield Row(number, record)
+    if not number:
+        raise DataError("The folder's files have no rows.", file=str(folder))
+
+
+def parquet_module() -> Any:
+    """Return ``router_training.parquet``, which needs pyarrow.
+
+    Raises
+    ------
+    MissingDependencyError
+        pyarrow is not installed.
+    """
     try:
         return importlib.import_module("router_training.parquet")
     except ModuleNotFoundError as error:

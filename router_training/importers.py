@@ -3,8 +3,8 @@
 ==============  ====================================================================================
 source          what is read
 ==============  ====================================================================================
-``records``     the shapes of ``samples`` in JSON, JSON lines or Parquet, also the tidy tables
-                ``id, dataset, prompt, scores, costs, image_sha``
+``records``     the shapes of ``samples`` in JSON, JSON lines or Parquet (also a folder of Parquet
+                files), and the tidy tables ``id, dataset, prompt, scores, costs, image_sha``
 ``routerbench``  RouterBench's table exported to CSV or Parquet: ``sample_id, prompt, eval_name``,
                 per model a score column of its name, ``<model>|model_response`` and
                 ``<model>|total_cost`` (USD), ``oracle_model_to_route_to``
@@ -32,7 +32,7 @@ from typing import Any, Final, Literal, TypeAlias
 from router_runtime.errors import ConfigError, DataError
 from router_runtime.images import DEFAULT_LIMITS, ImageLimits
 from router_runtime.messages import TextRule
-from router_training.formats import Row, kind_of, read_rows
+from router_training.formats import Row, kind_of, parquet_files, read_rows
 from router_training.labels import Evaluations, OnBadRow, evaluations_from_rows
 from router_training.pictures import Pictures
 
@@ -46,7 +46,7 @@ _INDEX_COLUMNS: Final = ("", "Unnamed: 0", "__index_level_0__")
 
 
 def detect_format(path: str | Path) -> Source:
-    """Return which of the sources a file (or RouteLLM's folder) is, from its columns.
+    """Return which of the sources a file or a folder is, from its columns.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def detect_format(path: str | Path) -> Source:
     """
     path = Path(path)
     if path.is_dir():
-        return "routellm"
+        return "records" if parquet_files(path) else "routellm"
     if kind_of(path) in (".json", ".jsonl"):
         return "records"
     columns = _columns(path)
@@ -100,7 +100,7 @@ def import_file(
     Parameters
     ----------
     path : str or Path
-        A file, or a folder of RouteLLM's CSV files.
+        A file, a folder of Parquet files, or a folder of RouteLLM's CSV files.
     source : str
         ``auto``, ``records``, ``routerbench``, ``routellm`` or ``notdiamond``.
     image_root, on_bad_row, model_ids, rule, limits

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -30,7 +30,10 @@ _LONGEST_NUMBER = 18  # digits that every reader of JSON and int64 holds exactly
 
 OnBadRow: TypeAlias = Literal["error", "skip"]
 
-ARRAYS = ("Y", "cost_usd", "input_tokens", "output_tokens", "cached_input_tokens")
+TOKENS = ("input_tokens", "output_tokens", "cached_input_tokens")
+"""The arrays of a ``LabelMatrix`` that count tokens."""
+
+ARRAYS = ("Y", "cost_usd", *TOKENS, "seconds")
 """The arrays of a ``LabelMatrix``, in order."""
 
 
@@ -50,6 +53,8 @@ class LabelMatrix:
         Tokens of the recorded call; NaN where unknown.
     cached_input_tokens : ndarray of shape (n_samples, n_models), float64
         The part of ``input_tokens`` that came from the provider's cache; NaN where not told.
+    seconds : ndarray of shape (n_samples, n_models), float64
+        How long the recorded call took; NaN where unknown, as it is everywhere by default.
 
     Raises
     ------
@@ -63,6 +68,7 @@ class LabelMatrix:
     input_tokens: F64
     output_tokens: F64
     cached_input_tokens: F64
+    seconds: F64 = field(default_factory=lambda: np.array(np.nan))
 
     def __post_init__(self) -> None:
         if len(set(self.model_ids)) != len(self.model_ids):
@@ -70,6 +76,8 @@ class LabelMatrix:
         shape = (len(self.Y), len(self.model_ids))
         for name in ARRAYS:
             array = np.array(getattr(self, name), dtype=np.float64)
+            if name == "seconds" and array.ndim == 0:
+                array = np.full(shape, array)
             if array.shape != shape:
                 raise DataError(f"LabelMatrix.{name} has shape {array.shape}; expected {shape}.")
             array.setflags(write=False)
@@ -177,7 +185,9 @@ class Evaluations:
             ]
             digest.update(json.dumps(content, sort_keys=True).encode())
         labels = self.labels
-        for array in (getattr(labels, name) for name in ARRAYS):
+        # Durations count where there are some: records without keep the digest that they had.
+        timed = not np.isnan(labels.seconds).all()
+        for array in (getattr(labels, name) for name in (ARRAYS if timed else ARRAYS[:-1])):
             digest.update(np.where(np.isnan(array), np.nan, array).astype("<f8").tobytes())
         return digest.hexdigest()
 
@@ -192,7 +202,7 @@ def read_evaluations(
     limits: ImageLimits = DEFAULT_LIMITS,
     drop_contaminated: bool = False,
 ) -> Evaluations:
-    """Read evaluation data from a JSON, JSON lines (also ``.gz``) or Parquet file.
+    """Read evaluation data: JSON, JSON lines (also ``.gz``), Parquet, a folder of Parquet files.
 
     Parameters
     ----------
@@ -203,7 +213,7 @@ def read_evaluations(
         in order of first appearance, or the classes in alphabetical order.
     image_root : str or Path, optional
         Where picture paths start, and whose ``*.tar`` files are searched; by default the folder
-        of the file.
+        of the file, or the folder that is read.
     on_bad_row : {"error", "skip"}
         Whether a bad row ends the reading or is listed in ``skipped``.
     rule, limits
@@ -217,10 +227,11 @@ def read_evaluations(
         Naming file, row and field; also when nothing is left.
     """
     path = Path(path)
+    root = path if path.is_dir() else path.parent
     return evaluations_from_rows(
         read_rows(path),
         source=str(path),
-        pictures=Pictures(path.parent if image_root is None else Path(image_root), limits=limits),
+        pictures=Pictures(root if image_root is None else Path(image_root), limits=limits),
         model_ids=model_ids,
         on_bad_row=on_bad_row,
         rule=rule,
@@ -294,7 +305,9 @@ def write_evaluations(evaluations: Evaluations, path: str | Path) -> None:
     if kind in (".json", ".jsonl"):
         write_json(path, records)
     elif kind == ".parquet":
-        write_parquet(path, map(_flat, records), columns=_parquet_columns(evaluations.model_ids))
+        write_parquet(
+            path, map(flat_record, records), columns=record_columns(evaluations.model_ids)
+        )
     else:
         raise DataError("Evaluations are written as JSON, JSONL or Parquet.", file=str(path))
 
@@ -359,7 +372,7 @@ def _columns(
 
 
 def _values(record: Record, columns: tuple[str, ...]) -> F64:
-    """Return float64 (5, n_models), in the order of ``ARRAYS``."""
+    """Return float64 (6, n_models), in the order of ``ARRAYS``."""
     places = {name: at for at, name in enumerate(columns)}
     values = np.full((len(ARRAYS), len(columns)), np.nan)
     if record.scores is None:
@@ -378,7 +391,9 @@ def _values(record: Record, columns: tuple[str, ...]) -> F64:
     for name, cost in record.costs.items():
         values[1, _place(name, places, record.costs_in)] = cost
     for name, tokens in record.tokens.items():
-        values[2:, _place(name, places, "model_usage")] = tokens
+        values[2:-1, _place(name, places, "model_usage")] = tokens
+    for name, duration in record.seconds.items():
+        values[-1, _place(name, places, "model_seconds")] = duration
     return values
 
 
@@ -392,11 +407,7 @@ def _place(name: str, places: Mapping[str, int], field: str) -> int:
 def _written(evaluations: Evaluations) -> Iterator[dict[str, Json]]:
     labels = evaluations.labels
     for at, sample in enumerate(evaluations.samples):
-        yield {
-            "idx": int(sample.id) if _is_whole(sample.id) else sample.id,
-            "prompt": sample.prompt,
-            "answer": sample.reference,
-            "images": [base64.b64encode(image.data).decode() for image in sample.query.images],
+        yield sample_record(sample) | {
             "model_scores": _named(labels.model_ids, labels.Y[at], keep_missing=True),
             "model_costs": _named(labels.model_ids, labels.cost_usd[at]),
             "model_usage": {
@@ -404,15 +415,30 @@ def _written(evaluations: Evaluations) -> Iterator[dict[str, Json]]:
                 for column, name in enumerate(labels.model_ids)
                 if (usage := _usage(labels, at, column))
             },
-            "group": sample.group,
-            "dataset": sample.dataset,
-            "messages": None if sample.messages is None else list(sample.messages),
-            "contaminated": sample.contaminated,
+            "model_seconds": _named(labels.model_ids, labels.seconds[at]),
         }
 
 
+def sample_record(sample: Sample) -> dict[str, Json]:
+    """Return what a record says of the sample; ``write_evaluations`` adds what models did."""
+    return {
+        "idx": int(sample.id) if _is_whole(sample.id) else sample.id,
+        "prompt": sample.prompt,
+        "answer": sample.reference,
+        "images": [base64.b64encode(image.data).decode() for image in sample.query.images],
+        "model_scores": {},
+        "model_costs": {},
+        "model_usage": {},
+        "model_seconds": {},
+        "group": sample.group,
+        "dataset": sample.dataset,
+        "messages": None if sample.messages is None else list(sample.messages),
+        "contaminated": sample.contaminated,
+    }
+
+
 def _usage(labels: LabelMatrix, row: int, column: int) -> dict[str, float]:
-    tokens = {name: float(getattr(labels, name)[row, column]) for name in ARRAYS[2:]}
+    tokens = {name: float(getattr(labels, name)[row, column]) for name in TOKENS}
     return {name: value for name, value in tokens.items() if not math.isnan(value)}
 
 
@@ -440,7 +466,7 @@ def _named(
     }
 
 
-def _flat(record: dict[str, Json]) -> dict[str, Json]:
+def flat_record(record: dict[str, Json]) -> dict[str, Json]:
     """Fit a record into Parquet's fixed columns."""
     messages = record["messages"]
     return {
@@ -450,8 +476,9 @@ def _flat(record: dict[str, Json]) -> dict[str, Json]:
     }
 
 
-def _parquet_columns(model_ids: Sequence[str]) -> dict[str, Json]:
-    tokens = dict.fromkeys(ARRAYS[2:], "float")
+def record_columns(model_ids: Sequence[str]) -> dict[str, Json]:
+    """Return the columns of ``flat_record``, as ``parquet.write`` wants them."""
+    tokens = dict.fromkeys(TOKENS, "float")
     return {
         "idx": "string",
         "prompt": "string",
@@ -460,6 +487,7 @@ def _parquet_columns(model_ids: Sequence[str]) -> dict[str, Json]:
         "model_scores": dict.fromkeys(model_ids, "float"),
         "model_costs": dict.fromkeys(model_ids, "float"),
         "model_usage": dict.fromkeys(model_ids, tokens),
+        "model_seconds": dict.fromkeys(model_ids, "float"),
         "group": "string",
         "dataset": "string",
         "messages": "string",

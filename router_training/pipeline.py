@@ -48,6 +48,7 @@ from router_training.card import render_card
 from router_training.config import TrainingConfig
 from router_training.costing import fill_costs
 from router_training.embed import (
+    Encode,
     FeatureFiles,
     local_weights,
     prepare_encoders,
@@ -62,6 +63,7 @@ from router_training.fit_novelty import fit_novelty
 from router_training.fitting import FitData, fit_head
 from router_training.held_out import limited_rows, row_provenance
 from router_training.importers import import_file
+from router_training.labelled_by import LabelledBy, read_labelled_by
 from router_training.labels import Evaluations
 from router_training.metrics import actual_cost, best_single_model
 from router_training.rows import Rows, predict, read_chunks
@@ -130,6 +132,8 @@ class Walk:
         Records that were read before, as ``read(config)`` reads them.
     split : Split, optional
         Which rows are for what, instead of the random division that the config asks for.
+    encode : callable, optional
+        Encodes queries somewhere else than here; the features are the same.
     """
 
     def __init__(
@@ -139,16 +143,20 @@ class Walk:
         watch: Watch | None = None,
         data: Evaluations | None = None,
         split: Split | None = None,
+        encode: Encode | None = None,
     ) -> None:
         self.config = config
         self._watch = watch or _unwatched
         self._store = StageStore(config.work_dir)
         self._data = data
         self._split = split
+        self.encode = encode
 
     @cached_property
     def data(self) -> Evaluations:
         """Read: the records that the config names."""
+        if self._data is None:
+            _ = self.labelled_by  # what is wrong with it is said before anything slow
         return read(self.config) if self._data is None else self._data
 
     @cached_property
@@ -174,7 +182,8 @@ class Walk:
             )
             with self._watch("embed") as progress:
                 generator = EmbeddingGenerator(spec, encoders)
-                write_features(folder, generator, self.data.queries, progress=progress)
+                queries = self.data.queries
+                write_features(folder, generator, queries, progress=progress, encode=self.encode)
 
         return self._store.stage("embed", self._embed_inputs, make=make, load=read_features)
 
@@ -433,11 +442,19 @@ class Walk:
             found[model] = tuple(sorted(seen))
         return found
 
+    @cached_property
+    def labelled_by(self) -> LabelledBy | None:
+        """Who labelled the records, where a file beside them says so."""
+        path = self.config.data.path
+        return None if path is None else read_labelled_by(path)
+
     @property
     def provenance(self) -> dict[str, Json]:
         """What the manifest says about how the artifact came about; no path, no text."""
         parts = ("train", "validation", "calibration", "test")
+        labelled_by = self.labelled_by
         return {
+            **({} if labelled_by is None else {"labels": labelled_by.to_json()}),
             "data_sha256": self.data.fingerprint,
             **row_provenance(self.data, self.split, self.config),
             "rows": len(self.data),

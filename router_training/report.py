@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -222,7 +223,9 @@ def _notes(report: EvaluationReport) -> list[Text]:
 def _model_table(report: EvaluationReport) -> Table:
     table = plain_table("Probabilities per model")
     table.add_column("model", overflow="fold")
-    for header in ("AUC", "acc", "F1", "pos.", "Brier", "ECE", "chosen", "then acc"):
+    timed = any(math.isfinite(model.median_seconds) for model in report.models)
+    headers = ["AUC", "acc", "F1", "pos.", "Brier", "ECE", "chosen", "then acc"]
+    for header in [*headers, *(["med. s"] if timed else [])]:
         table.add_column(header, justify="right")
     for model in report.models:
         m = model.metrics
@@ -232,6 +235,7 @@ def _model_table(report: EvaluationReport) -> Table:
             *map(number, values),
             percent(model.share),
             number(model.quality_when_chosen),
+            *([number(model.median_seconds)] if timed else []),
         )
     return table
 

@@ -6,17 +6,14 @@ decoded and encoded anew, so that no byte of an untrusted file reaches the page.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from router_runtime.errors import QueryError
-from router_runtime.images import decode
 from router_runtime.types import Image
 from router_training.evaluate import Regret
 from router_training.samples import Sample
+from router_training.thumbnails import Thumbnail, thumbnail
 from router_training.wording import UNKNOWN, per_1k
 
 MAX_CHARS = 700
@@ -33,15 +30,6 @@ MAX_PICTURE_BYTES = 1_500_000
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A thumbnail as a data URI, with its size in pixels."""
-
-    uri: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
 class Example:
     """One query as the page shows it.
 
@@ -53,7 +41,7 @@ class Example:
         What was chosen, what would have been better, and the figures, as text.
     prompt : str
         The prompt, or its beginning.
-    pictures : tuple of Picture
+    pictures : tuple of Thumbnail
     notes : tuple of str
         What is not shown, and why.
     """
@@ -61,7 +49,7 @@ class Example:
     title: str
     facts: Mapping[str, str]
     prompt: str
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[Thumbnail, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -116,12 +104,12 @@ def _facts(regret: Regret, sample: Sample, cost_unit: str) -> dict[str, str]:
     return facts
 
 
-def _pictures(images: Sequence[Image], room: int) -> tuple[tuple[Picture, ...], list[str]]:
+def _pictures(images: Sequence[Image], room: int) -> tuple[tuple[Thumbnail, ...], list[str]]:
     """Return thumbnails that fit into ``room`` bytes, and what is said about the others."""
     found = []
     damaged = no_room = 0
     for image in images[:MAX_PICTURES]:
-        picture = thumbnail(image)
+        picture = thumbnail(image, max_side=MAX_SIDE)
         if picture is None:
             damaged += 1
         elif len(picture.uri) > room:
@@ -142,22 +130,3 @@ def excerpt(text: str, *, most: int = MAX_CHARS) -> tuple[str, str]:
     if len(text) <= most:
         return text, ""
     return text[:most] + "…", f"{len(text) - most:,} more characters are not shown."
-
-
-def thumbnail(image: Image) -> Picture | None:
-    """Return a picture at most ``MAX_SIDE`` wide and high, the smaller of PNG and JPEG.
-
-    None where the file is damaged.
-    """
-    try:
-        pixels = decode(image, max_side=MAX_SIDE)
-    except QueryError:
-        return None
-    encoded = {}
-    for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 85})):
-        stream = io.BytesIO()
-        pixels.save(stream, format=kind, **options)
-        encoded[kind] = stream.getvalue()
-    kind, data = min(encoded.items(), key=lambda entry: len(entry[1]))
-    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    return Picture(uri, *pixels.size)

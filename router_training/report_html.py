@@ -353,12 +353,14 @@ def _models(report: EvaluationReport) -> _Table:
         m = entry.metrics
         values = (m.auc, m.accuracy, m.f1, m.positive_rate, m.brier, m.log_loss, m.ece)
         cells = (entry.model_id, f"{m.n:,}", *map(number, values))
-        return _Row((*cells, percent(entry.share), number(entry.quality_when_chosen)))
+        seconds = (number(entry.median_seconds),) if timed else ()
+        return _Row((*cells, percent(entry.share), number(entry.quality_when_chosen), *seconds))
 
+    timed = any(math.isfinite(entry.median_seconds) for entry in report.models)
     header = ("model", "scores", "AUC", "accuracy", "F1", "positive", "Brier", "log loss", "ECE")
     return _Table(
         "Probabilities per model, and how often it is chosen",
-        (*header, "chosen", "then right"),
+        (*header, "chosen", "then right", *(("median s",) if timed else ())),
         tuple(row(entry) for entry in report.models),
     )
 

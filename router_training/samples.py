@@ -5,8 +5,8 @@ Three shapes are told apart by a row's keys:
 scored
     ``idx`` (or ``id``), ``prompt`` and/or ``messages``, ``images`` (or ``image``, ``image_sha``),
     ``model_scores`` (or ``scores``), and optionally ``answer`` (or ``reference``), ``group``,
-    ``dataset``, ``model_costs`` (or ``costs``, USD of this call), ``model_usage`` and
-    ``contaminated``.
+    ``dataset``, ``model_costs`` (or ``costs``, USD of this call), ``model_usage``,
+    ``model_seconds`` and ``contaminated``.
 conversation
     ``conversations`` of ``{"from": "system" | "human" | "gpt", "value"}`` turns with ``image`` and
     the class as ``adapter`` and ``label``; without those, the last ``gpt`` turn names the class.
@@ -103,8 +103,8 @@ class Record:
         Score in [0, 1] per model, NaN where missing.
     label : str, int or None
         The right model's name, or its position when the row gives no name.
-    costs, tokens : mapping
-        USD and tokens of the recorded calls.
+    costs, tokens, seconds : mapping
+        USD, tokens and duration of the recorded calls.
     named_in, costs_in : str
         The row's fields that name models, for errors.
     """
@@ -115,6 +115,7 @@ class Record:
     label: str | int | None = None
     costs: Mapping[str, float] = field(default_factory=dict)
     tokens: Mapping[str, Tokens] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
     costs_in: str = "model_costs"
 
 
@@ -175,6 +176,7 @@ def _scored(row: Mapping[str, Any], number: int, pictures: Pictures, rule: TextR
         named_in=name,
         costs=_per_model(row, costs, _cost_value),
         tokens=_per_model(row, "model_usage", _tokens),
+        seconds=_per_model(row, "model_seconds", _seconds_value),
         costs_in=costs,
     )
 
@@ -463,6 +465,10 @@ def _cost_value(value: Any) -> float:
             f"or at least {_COSTS[0]:g}); leave unknown costs out."
         )
     return number
+
+
+def _seconds_value(value: Any) -> float:
+    return _token_count({"duration": value}, ["duration"])
 
 
 def _tokens(value: Any) -> Tokens:

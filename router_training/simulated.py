@@ -11,7 +11,10 @@ Text-only models get no score, usage or cost on rows with a picture: they cannot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -21,9 +24,12 @@ import numpy as np
 
 from router_runtime.errors import ConfigError
 from router_runtime.pricing import Price, Usage, estimate_tokens
+from router_runtime.simulator.draws import Draws
+from router_runtime.simulator.known import KnownAnswer, answer_line
+from router_runtime.simulator.skills import success_chance
 from router_runtime.types import Modality
 from router_training.drawing import SHAPES, draw_chart, draw_shapes, draw_table
-from router_training.formats import Row
+from router_training.formats import Row, atomic_file
 from router_training.labels import Evaluations, evaluations_from_rows, write_evaluations
 from router_training.pictures import Pictures
 
@@ -157,8 +163,7 @@ def simulate_workload(n: int = 1200, *, seed: int = 0) -> Evaluations:
     if n < 1:
         raise ConfigError(f"n is {n}; simulate at least 1 row.")
     rng = np.random.default_rng(seed)
-    topics = np.resize(rng.permutation(_CYCLE), n)
-    rows = (Row(at + 1, _row(rng, at, str(topic))) for at, topic in enumerate(topics))
+    rows = (Row(at + 1, _row(rng, at, topic)) for at, topic in enumerate(_topics(rng, n)))
     return evaluations_from_rows(
         rows,
         source="simulated workload",
@@ -184,6 +189,69 @@ def write_workload(folder: str | Path, *, rows: int = 3000, seed: int = 0) -> Pa
     return folder / "records.jsonl"
 
 
+def write_unlabelled(folder: str | Path, *, rows: int = 300, seed: int = 0) -> Path:
+    """Write simulated samples without scores, to be labelled, and return their path.
+
+    ``samples.jsonl`` holds prompts, pictures (base64) and reference answers; ``answers.jsonl`` is
+    what the simulated provider must know to answer them (``model-router simulate``). Topics without
+    a real answer (code, translation, trivia, summary) get a made-up reference.
+
+    Raises
+    ------
+    ConfigError
+        ``rows`` is below 1.
+    """
+    if rows < 1:
+        raise ConfigError(f"rows is {rows}; simulate at least 1 row.")
+    folder = Path(folder)
+    path = folder / "samples.jsonl"
+    with atomic_file(path) as samples, atomic_file(folder / "answers.jsonl") as answers:
+        for sample, answer in _unlabelled(rows, seed):
+            samples.write(sample.encode())
+            answers.write(answer.encode())
+    return path
+
+
+def _unlabelled(n: int, seed: int) -> Iterator[tuple[str, str]]:
+    """Yield each sample's line and that of its answer."""
+    rng = np.random.default_rng(seed)
+    for at, topic in enumerate(_topics(rng, n)):
+        task = _TASKS[topic](rng, float(rng.random()))
+        pictures = [] if task.picture is None else [task.picture]
+        right = task.answer or _reference(topic, task.prompt)
+        sample = {
+            "idx": at,
+            "dataset": f"simulated-{topic}",
+            "prompt": task.prompt,
+            "images": [base64.b64encode(picture).decode() for picture in pictures],
+            "answer": right,
+        }
+        known = KnownAnswer(right, topic, round(task.difficulty, 4), round(task.output_tokens, 1))
+        digests = [hashlib.sha256(picture).hexdigest() for picture in pictures]
+        yield (
+            json.dumps(sample, ensure_ascii=False) + "\n",
+            answer_line(task.prompt, known, images_sha256=digests),
+        )
+
+
+def _reference(topic: str, prompt: str) -> str:
+    """Make a reference up; equal prompts have equal ones."""
+    draws = Draws.of("reference", topic, prompt)
+    words = [draws.pick(f"word {at}", _WORDS) for at in range(3)]
+    forms = {
+        "code": "It is the function {}_{}_{}.",
+        "translation": "{} {} {}",
+        "trivia": "the {} {} {}",
+        "summary": "It is about a {}, a {} and a {}.",
+    }
+    return forms[topic].format(*words)
+
+
+def _topics(rng: np.random.Generator, n: int) -> Iterator[str]:
+    """Yield the topics of ``n`` rows in a drawn order that repeats."""
+    return map(str, np.resize(rng.permutation(_CYCLE), n))
+
+
 def _row(rng: np.random.Generator, at: int, topic: str) -> dict[str, Any]:
     task = _TASKS[topic](rng, float(rng.random()))
     row: dict[str, Any] = {
@@ -203,20 +271,13 @@ def _row(rng: np.random.Generator, at: int, topic: str) -> dict[str, Any]:
             row["model_scores"][name] = None
             continue
         usage = _usage(task, model, length)
-        row["model_scores"][name] = int(coin < _chance(model.skills[topic], task.difficulty))
+        row["model_scores"][name] = int(coin < success_chance(model.skills[topic], task.difficulty))
         row["model_costs"][name] = float(model.price.cost(usage))
         row["model_usage"][name] = {
             "input_tokens": usage.input_tokens,
             "output_tokens": usage.output_tokens,
         }
     return row
-
-
-def _chance(skill: tuple[float, float], difficulty: float) -> float:
-    """Return the chance of a good answer: it falls with an S-curve from easy to hard."""
-    easy, hard = skill
-    fallen = 1.0 / (1.0 + np.exp(-10.0 * (difficulty - 0.5)))
-    return float(easy + (hard - easy) * fallen)
 
 
 def _usage(task: _Task, model: SimulatedModel, length: float) -> Usage:

@@ -1,6 +1,8 @@
-"""Reports to draw and print, measured by ``evaluate`` on drawn scores."""
+"""Reports to draw and print, measured by ``evaluate`` on drawn scores; a Ray cluster."""
 
 from __future__ import annotations
+
+import logging
 
 import numpy as np
 import pytest
@@ -86,3 +88,24 @@ def small_report():
 @pytest.fixture(scope="session")
 def large_report():
     return drawn_report(20, sets=14)
+
+
+@pytest.fixture(scope="session")
+def connected_ray():
+    """Ray, connected to a cluster of two nodes on this machine, with a worker's place on each."""
+    pytest.importorskip("ray")
+    from router_training.ray_cluster import ray_module
+
+    ray = ray_module()
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    try:
+        cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+        yield ray
+    finally:
+        ray.shutdown()
+        cluster.shutdown()

@@ -129,3 +129,76 @@ def test_it_says_where_the_router_fails(trained):
     card = card_of(trained)
     assert "Never scored on a picture: sim-large-text, sim-small-text." in card
     assert "Least predictable model" in card
+
+
+def labels_json(**changes):
+    from router_training.labelled_by import AskedModel, JudgedBy, LabelledBy, LabelledCells
+    from router_training.trust_report import CandidateTrust, JudgeTrust, Share, TrustReport
+
+    judge = AskedModel("big|judge", "openai", "big", "0" * 64)
+    trust = TrustReport(
+        samples=10,
+        answered=20,
+        scored=18,
+        decided={"judge": 12, "match": 6},
+        no_verdict=Share(14, 1 / 7, 0.05, 0.4),
+        judges=(
+            JudgeTrust(
+                "big|judge",
+                Share(14, 1 / 7, 0.05, 0.4),
+                Share(14, 1 / 7, 0.05, 0.4),
+                {"no": 4, "yes": 8},
+                repeats=Share(6, 0.9, 0.6, 0.98),
+            ),
+        ),
+        candidates=(CandidateTrust("a", 20, 18, 0.5, 2, 1.0),),
+    )
+    found = LabelledBy(
+        rows=10,
+        records_sha256="1" * 64,
+        candidates=(AskedModel("a", "openai", "a", "0" * 64),),
+        judge=JudgedBy((judge,), "correctness", 1, "2" * 64, 2, "majority", None, ()),
+        scorers={"match": "exact"},
+        scoring_sha256="3" * 64,
+        cells={"a": LabelledCells(18, {"no verdict": 2}, 0.5)},
+        trust=trust,
+    )
+    return replace(found, **changes).to_json()
+
+
+def labels_of(trained, content) -> str:
+    artifact = trained[1].artifact
+    artifact = replace(artifact, training={**artifact.training, "labels": content})
+    card = render_card(artifact, trained[1].report)
+    return card.split("## Labels\n")[1].split("\n## ")[0]
+
+
+def test_it_says_who_judged_and_how_far_that_can_be_trusted(trained):
+    text = labels_of(trained, labels_json())
+    assert "decided by: judge 12, match 6." in text
+    assert "10.0% of the answers that could have a score have none." in text
+    assert "The judge was big\\|judge, by the rubric correctness 1." in text
+    assert "90.0% [60.0%, 98.0%]" in text
+    assert "2 answers read like instructions to the judge." in text
+    assert "No human has checked" in text
+    assert "favour" not in text
+    assert "## Labels" not in card_of(trained)
+
+
+def test_it_warns_where_a_candidate_judged(trained):
+    from router_training.labelled_by import LabelledBy
+
+    found = LabelledBy.from_json(labels_json())
+    own = replace(found.judge, candidates=("a",))
+    text = labels_of(trained, replace(found, judge=own).to_json())
+    assert "**Of the candidates, a judged, which may favour its own answers.**" in text
+
+
+def test_durations_have_a_column_where_some_are_known(trained):
+    report = trained[1].report
+    first, *others = report.models
+    timed = replace(report, models=(replace(first, median_seconds=1.25), *others))
+    rows = tables_of(render_card(trained[1].artifact, timed))
+    row = next(row for row in rows if row[0].strip() == first.model_id and len(row) == 10)
+    assert row[-1].strip() == "1.250"
+    assert "median s" not in card_of(trained)

@@ -389,3 +389,14 @@ def test_nothing_is_regretted_where_nothing_better_is_known():
 def test_a_model_that_may_not_serve_is_not_missed():
     eligible = np.array([[True, False]] * 4)
     assert regrets_on(np.tile([0.0, 1.0], (4, 1)), eligible=eligible) == ()
+
+
+def test_the_median_duration_is_of_what_was_recorded():
+    seconds = np.array([[1.0, NAN], [3.0, NAN], [100.0, NAN], [NAN, NAN]])
+    labels = LabelMatrix(MODELS, Y, *[np.full(Y.shape, NAN)] * 4, seconds)
+    policy = CheapestQualified(np.full(2, 0.5))
+    dear, cheap = evaluate(
+        P=P, labels=labels, expected_cost=COST, policy=policy, model_ids=MODELS
+    ).models
+    assert dear.median_seconds == 3.0
+    assert np.isnan(cheap.median_seconds)

@@ -17,6 +17,9 @@ from typer.testing import CliRunner
 
 from router_runtime.errors import ConfigError, DataError, EncoderError
 from router_runtime.prediction.encoders.remote import RemoteEncoder
+from router_runtime.simulator.config import SimulatorConfig
+from router_runtime.simulator.embeddings import text_vector
+from router_runtime.simulator.serve import SimulatorServer
 from router_training.generate_embeddings import (
     EncoderName,
     app,
@@ -231,6 +234,30 @@ def test_wrong_input_is_one_line_and_status_2(folder):
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1 and "absent.json" in result.stderr
     assert outputs(folder) == []
+
+
+def test_an_nv_clip_server_is_asked_in_its_own_form(folder):
+    config = SimulatorConfig.model_validate(
+        {
+            "models": {
+                "nvidia/nvclip": {
+                    "role": "embedding",
+                    "modalities": ["text", "image"],
+                    "dimensions": 1024,
+                }
+            }
+        }
+    )
+    with SimulatorServer(config) as server:
+        address = server.url.removeprefix("http://")
+        result = run(folder, *COMMAND, "--encoder", "nvclip", "--clip-server", address)
+        assert result.returncode == 0, result.stderr
+    X = np.load(folder / "hf_train_embeddings.npy")
+    assert X.shape == (3, 2048)
+    for row, sample in enumerate(TRAIN):
+        expected = text_vector(sample["prompt"], seed=0, dimensions=1024)
+        np.testing.assert_allclose(X[row, :1024], expected, atol=1e-6)
+    assert X[0, 1024:].any() and X[1, 1024:].any() and not X[2, 1024:].any()
 
 
 def test_a_server_for_an_encoder_that_uses_none_is_refused(folder):

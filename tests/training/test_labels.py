@@ -44,6 +44,7 @@ RICH = [
         model_scores={"a": None, "b": 0.5},
         model_costs={"a": 0.001},
         model_usage={"b": {"input_tokens": 3, "output_tokens": 4}},
+        model_seconds={"b": 0.75},
         group="g",
     ),
     record(
@@ -375,3 +376,31 @@ def test_the_tables_of_real_outcomes_are_read_whole(name, image_root, shape, n_g
     pictures = {id(image) for query in found.queries for image in query.images}
     assert len(pictures) == n_pictures
     assert not found.skipped
+
+
+def test_durations_are_read_and_missing_ones_are_not_zero(tmp_path):
+    found = read_evaluations(write(tmp_path / "e.json", RICH))
+    np.testing.assert_array_equal(found.labels.seconds[1], [np.nan, 0.75])
+    assert np.isnan(found.labels.seconds[[0, 2]]).all()
+    np.testing.assert_array_equal(found.labels.take([1]).seconds, [[np.nan, 0.75]])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "message"),
+    [
+        ({"a": -1}, "model_seconds.a.*at least 0"),
+        ({"a": "soon"}, "The duration 'soon' is not a number"),
+        ({"c": 1}, "The model 'c' is unknown"),
+        (3, "must be an object"),
+    ],
+)
+def test_what_is_no_duration_is_refused(tmp_path, seconds, message):
+    with pytest.raises(DataError, match=message):
+        read_evaluations(write(tmp_path / "e.json", [record(0, model_seconds=seconds)]))
+
+
+def test_durations_change_the_digest_and_their_absence_does_not(tmp_path):
+    plain = read_evaluations(write(tmp_path / "e.json", [record(0)]))
+    timed = read_evaluations(write(tmp_path / "e.json", [record(0, model_seconds={"a": 1.5})]))
+    null = read_evaluations(write(tmp_path / "e.json", [record(0, model_seconds={"a": None})]))
+    assert plain.fingerprint == null.fingerprint != timed.fingerprint

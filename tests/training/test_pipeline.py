@@ -330,3 +330,34 @@ def test_fitting_knows_which_rows_belong_together(tmp_path):
     numbers |= dict(zip(names, data.validation_groups, strict=True))
     assert len(set(numbers.values())) == len(numbers) == 28
     assert len(set(data.validation_groups)) == 4
+
+
+def test_who_labelled_the_records_goes_with_the_artifact(tmp_path):
+    from router_training.labelled_by import (
+        LabelledBy,
+        LabelledCells,
+        labels_path,
+        records_digest,
+        write_labelled_by,
+    )
+    from router_training.trust import measure_trust
+
+    config = config_for(tmp_path, records(200))
+    found = LabelledBy(
+        rows=200,
+        records_sha256=records_digest(tmp_path / "records.json"),
+        candidates=(),
+        judge=None,
+        scorers={"match": "exact"},
+        scoring_sha256="0" * 64,
+        cells={"good": LabelledCells(199, {"failed": 1}, 0.8)},
+        trust=measure_trust([]),
+    )
+    write_labelled_by(found, tmp_path / "records.json")
+    artifact = run(config).artifact
+    assert load_artifact(tmp_path / "artifact").training["labels"] == found.to_json()
+    assert "0.5% of the answers" in (tmp_path / "artifact/README.md").read_text()
+    assert artifact.training["rows"] == 200
+    labels_path(tmp_path / "records.json").write_text("{}")
+    with pytest.raises(DataError, match=r"labels\.json"):
+        run(config)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -154,3 +155,13 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RouterError, match="cannot be written"):
         write_report_json(evaluated(), tmp_path / "file" / "report.json")
+
+
+def test_durations_are_shown_where_some_are_known():
+    report = evaluated()
+    assert "med. s" not in printed(render_table, report)
+    models = (replace(report.models[0], median_seconds=1.25), report.models[1])
+    text = printed(render_table, replace(report, models=models))
+    table = text[text.index("Probabilities per model") :]
+    assert cells(table, "vendor/dear")[-1] == "1.250"
+    assert cells(table, "cheap[v2]")[-1] == "-"

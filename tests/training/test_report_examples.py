@@ -10,8 +10,9 @@ from router_runtime.images import load_image
 from router_runtime.types import Image, Query
 from router_training import report_examples
 from router_training.evaluate import Regret
-from router_training.report_examples import MAX_CHARS, examples_of, excerpt, thumbnail
+from router_training.report_examples import MAX_CHARS, MAX_SIDE, examples_of, excerpt
 from router_training.samples import Sample
+from router_training.thumbnails import thumbnail
 
 
 def regret(**fields):
@@ -52,10 +53,10 @@ def test_a_long_prompt_is_cut_and_the_rest_counted():
 
 
 def test_a_picture_is_encoded_anew_and_small():
-    picture = thumbnail(noise())
+    picture = thumbnail(noise(), max_side=MAX_SIDE)
     assert (picture.width, picture.height) == decoded(picture).size == (240, 240)
     assert picture.uri.startswith("data:image/jpeg;base64,")  # noise is smaller as JPEG
-    flat = thumbnail(load_image(PIL.Image.new("RGB", (480, 120), "white")))
+    flat = thumbnail(load_image(PIL.Image.new("RGB", (480, 120), "white")), max_side=MAX_SIDE)
     assert flat.uri.startswith("data:image/png;base64,")
     assert (flat.width, flat.height) == (240, 60)
 

@@ -132,3 +132,10 @@ def test_half_a_character_does_not_stop_the_page(small_report, tmp_path):
     page = render_html(small_report, examples=[example(prompt="half \ud83d of a pair")])
     write_html(page, tmp_path / "x" / "report.html")
     assert "half ? of a pair" in (tmp_path / "x" / "report.html").read_text(encoding="utf-8")
+
+
+def test_durations_are_shown_where_some_are_known(page, small_report):
+    assert "median s" not in page
+    first, *others = small_report.models
+    timed = replace(small_report, models=(replace(first, median_seconds=1.25), *others))
+    assert "<td>1.250</td></tr>" in render_html(timed)

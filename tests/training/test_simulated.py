@@ -1,18 +1,25 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from router_runtime.errors import ConfigError
-from router_runtime.images import decode
+from router_runtime.images import decode, load_image
 from router_runtime.pricing import Usage
+from router_runtime.simulator.known import read_answers
+from router_runtime.simulator.skills import says
 from router_runtime.types import Modality
+from router_training.cli import app
 from router_training.labels import read_evaluations, write_evaluations
 from router_training.simulated import (
     SIMULATED_MODALITIES,
     SIMULATED_MODELS,
     SIMULATED_PRICES,
     simulate_workload,
+    write_unlabelled,
     write_workload,
 )
 
@@ -92,3 +99,41 @@ def test_a_written_workload_holds_the_records_and_an_example_picture(tmp_path):
     path = write_workload(tmp_path / "data", rows=40, seed=2)
     assert read_evaluations(path).fingerprint == simulate_workload(40, seed=2).fingerprint
     assert (path.parent / "example.png").read_bytes().startswith(b"\x89PNG")
+
+
+def unlabelled(folder, rows=60, seed=0):
+    path = write_unlabelled(folder, rows=rows, seed=seed)
+    samples = [json.loads(line) for line in path.read_text().splitlines()]
+    return samples, read_answers(folder / "answers.jsonl")
+
+
+def test_unlabelled_samples_have_prompts_pictures_and_references_and_no_scores(tmp_path):
+    samples, _ = unlabelled(tmp_path)
+    assert [sample["idx"] for sample in samples] == list(range(60))
+    assert all(set(each) == {"idx", "dataset", "prompt", "images", "answer"} for each in samples)
+    assert all(each["answer"].strip() for each in samples)
+    assert len({each["dataset"] for each in samples}) == 8
+    assert 15 <= sum(bool(each["images"]) for each in samples) <= 33
+
+
+def test_the_simulator_is_told_the_answer_to_every_unlabelled_sample(tmp_path):
+    samples, known = unlabelled(tmp_path)
+    for sample in samples:
+        digests = [load_image(picture).sha256 for picture in sample["images"]]
+        found = known.find(sample["prompt"], digests)
+        assert says(found.text, sample["answer"]) and says(sample["answer"], found.text)
+        assert sample["dataset"] == f"simulated-{found.topic}"
+        assert 0 <= found.difficulty <= 1 and found.output_tokens > 0
+
+
+def test_equal_seeds_give_equal_unlabelled_samples(tmp_path):
+    first, same, other = (unlabelled(tmp_path / str(at), 20, at // 2)[0] for at in range(3))
+    assert first == same != other
+    with pytest.raises(ConfigError):
+        write_unlabelled(tmp_path, rows=0)
+
+
+def test_the_command_line_writes_unlabelled_samples_on_request(tmp_path):
+    arguments = ["simulate", str(tmp_path), "--rows", "20", "--unlabelled"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"samples.jsonl", "answers.jsonl"}

@@ -51,7 +51,7 @@ class CachedEncoder:
         Encodes what is missing. Its fingerprint names the files, so that a changed encoder never
         meets old vectors.
     folder : Path or str
-        Created when missing. May be deleted at any time between runs.
+        Created when missing. May be deleted at any time between runs. Kept as ``folder``.
     batch_size : int
         Distinct inputs encoded and written at once: what an interrupted run loses at most.
     on_batch : callable, optional
@@ -74,7 +74,7 @@ class CachedEncoder:
         self._encoder = encoder
         self._batch_size = batch_size
         self._on_batch = on_batch
-        folder = Path(folder)
+        self.folder = folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

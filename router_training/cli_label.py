@@ -1,0 +1,161 @@
+"""The commands of ``router-train`` that label a data set; ``cli`` registers them.
+
+What they do needs the extra ``label`` and is imported when it is done, so that the other commands
+and the help work without it.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from router_runtime.console import explained_imports
+from router_training.cli_options import JsonOption
+from router_training.label_config import LabelConfig, load_label_config
+
+LabelConfigArgument = Annotated[Path, typer.Argument(help="Labelling config (YAML).")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Estimate calls, tokens and USD, and ask nobody.")
+]
+MaxCostOption = Annotated[
+    float | None,
+    typer.Option(min=0, help="Replaces max_cost_usd: over all runs with this work folder."),
+]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Replaces data.limit.")]
+EngineOption = Annotated[
+    Literal["local", "ray"] | None, typer.Option(help="Replaces engine: local or ray.")
+]
+RecordsOption = Annotated[Path | None, typer.Option("--output", help="Replaces output.")]
+PartialOption = Annotated[
+    bool, typer.Option("--partial", help="Write records also while answers are missing.")
+]
+
+
+def configured(
+    path: Path,
+    *,
+    max_cost_usd: float | None = None,
+    limit: int | None = None,
+    engine: Literal["local", "ray"] | None = None,
+    output: Path | None = None,
+) -> LabelConfig:
+    """Return the labelling config with what the command line replaces."""
+    given = {
+        "max_cost_usd": None if max_cost_usd is None else Decimal(str(max_cost_usd)),
+        "data.limit": limit,
+        "engine": engine,
+        "output": output,
+    }
+    overrides = {key: value for key, value in given.items() if value is not None}
+    return load_label_config(path, overrides=overrides)
+
+
+def collect_command(
+    config: LabelConfigArgument,
+    dry_run: DryRunOption = False,
+    max_cost_usd: MaxCostOption = None,
+    limit: LimitOption = None,
+    engine: EngineOption = None,
+) -> None:
+    """Ask every candidate about every sample, and keep the answers.
+
+    Example: router-train collect configs/label.yml --dry-run
+    """
+    settled = configured(config, max_cost_usd=max_cost_usd, limit=limit, engine=engine)
+    with explained_imports("label"):
+        from router_training import cli_label_run
+    if dry_run:
+        cli_label_run.print_estimate(settled, judging=False)
+    else:
+        cli_label_run.collect_answers(settled)
+
+
+def judge_command(
+    config: LabelConfigArgument,
+    dry_run: DryRunOption = False,
+    max_cost_usd: MaxCostOption = None,
+    limit: LimitOption = None,
+    engine: EngineOption = None,
+    output: RecordsOption = None,
+    partial: PartialOption = False,
+) -> None:
+    """Judge the answers that are kept, and write evaluation records.
+
+    Example: router-train judge configs/label.yml
+    """
+    settled = configured(
+        config, max_cost_usd=max_cost_usd, limit=limit, engine=engine, output=output
+    )
+    with explained_imports("label"):
+        from router_training import cli_label_run
+    if dry_run:
+        cli_label_run.print_estimate(settled, collecting=False)
+    else:
+        cli_label_run.judge_answers(settled, partly=partial)
+
+
+def label_command(
+    config: LabelConfigArgument,
+    dry_run: DryRunOption = False,
+    max_cost_usd: MaxCostOption = None,
+    limit: LimitOption = None,
+    engine: EngineOption = None,
+    output: RecordsOption = None,
+    partial: PartialOption = False,
+) -> None:
+    """Collect, judge, and write evaluation records that ``router-train run`` reads.
+
+    Example: router-train label configs/label.yml --max-cost-usd 5
+    """
+    settled = configured(
+        config, max_cost_usd=max_cost_usd, limit=limit, engine=engine, output=output
+    )
+    with explained_imports("label"):
+        from router_training import cli_label_run
+    if dry_run:
+        cli_label_run.print_estimate(settled)
+    else:
+        cli_label_run.label_samples(settled, partly=partial)
+
+
+def audit_command(
+    config: LabelConfigArgument,
+    output: Annotated[Path, typer.Option(help="Folder for audit.csv and audit.html.")],
+    rows: Annotated[int, typer.Option(min=1, help="Answers at most.")] = 200,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the draw; replaces seed.")] = None,
+    limit: LimitOption = None,
+    no_pictures: Annotated[
+        bool, typer.Option("--no-pictures", help="Leave pictures out of the page.")
+    ] = False,
+) -> None:
+    """Draw answers for a person to look at and mark; ``trust --human`` reads the marks.
+
+    Example: router-train audit configs/label.yml --output audit --rows 200
+    """
+    settled = configured(config, limit=limit)
+    with explained_imports("label"):
+        from router_training import cli_label_run
+    cli_label_run.write_audit(
+        settled, output, rows=rows, seed=seed, pictures=not no_pictures, named=config
+    )
+
+
+def trust_command(
+    config: LabelConfigArgument,
+    human: Annotated[
+        Path | None, typer.Option(help="CSV with a column human, as audit writes it.")
+    ] = None,
+    limit: LimitOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how far the labels can be trusted: judges, their agreement, and human marks.
+
+    Example: router-train trust configs/label.yml --human audit/audit.csv
+    """
+    settled = configured(config, limit=limit)
+    with explained_imports("label"):
+        from router_training import cli_label_run
+    cli_label_run.print_trust(settled, human=human, as_json=as_json)

@@ -1,0 +1,134 @@
+"""What the labelling commands do and print; it needs the extra ``label``, the commands do not.
+
+Exit status 1 says that something is missing which may still come: a target was stopped, or the
+budget is reached. The same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from router_runtime.console import err, out, progress_bar
+from router_runtime.types import Progress
+from router_training.answer_store import AnswerStore
+from router_training.audit import export
+from router_training.cells import cell_reader
+from router_training.cli_options import shown
+from router_training.estimate import estimate
+from router_training.label_config import LabelConfig
+from router_training.label_progress import LabelProgress
+from router_training.label_tables import missing, render_estimate, render_labelled
+from router_training.labelling import Labelled, Screen, collect, judge, kept_samples, label
+from router_training.samples_stage import iter_samples, read_manifest
+from router_training.trust import measure_trust, read_marks
+from router_training.trust_tables import render_trust
+
+EXIT_MISSING = 1
+
+_ROWS_PER_LINE = 10_000
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Progress]:
+    """Show a progress bar, or lines now and then while nobody knows how much there is."""
+    with progress_bar(label) as known:
+
+        def report(done: int, total: int) -> None:
+            if total:
+                known(done, total)
+            elif done % _ROWS_PER_LINE == 0:
+                err.print(f"{label}: {done:,}")
+
+        yield report
+
+
+SCREEN = Screen(watching=LabelProgress, bar=_bar)
+
+
+def collect_answers(config: LabelConfig) -> None:
+    """Collect, and print how it went."""
+    _present(collect(config, screen=SCREEN), config)
+
+
+def judge_answers(config: LabelConfig, *, partly: bool) -> None:
+    """Judge, write records, and print how it went."""
+    _present(judge(config, screen=SCREEN, partly=partly), config)
+
+
+def label_samples(config: LabelConfig, *, partly: bool = False) -> None:
+    """Collect, judge, write records, and print how it went."""
+    _present(label(config, screen=SCREEN, partly=partly), config)
+
+
+def write_audit(
+    config: LabelConfig, folder: Path, *, rows: int, seed: int | None, pictures: bool, named: Path
+) -> None:
+    """Write an audit sample, and print what to do with it; ``named`` is the config's file."""
+    samples = kept_samples(config, screen=SCREEN)
+    with AnswerStore.read(config.work_dir) as store:
+        made = export(config, samples, store, folder, rows=rows, seed=seed, pictures=pictures)
+    out.print(f"{made.answers} answers to look at in {shown(made.html)} and {shown(made.csv)}")
+    out.print(f"then: router-train trust {named} --human {shown(made.csv)}", soft_wrap=True)
+
+
+def print_trust(config: LabelConfig, *, human: Path | None, as_json: bool) -> None:
+    """Print how far the labels can be trusted."""
+    marks = None if human is None else read_marks(human)
+    samples = kept_samples(config, screen=SCREEN)
+    with AnswerStore.read(config.work_dir) as store:
+        rows = cell_reader(config, store).read(iter_samples(samples))
+        found = measure_trust(rows, marks=marks, seed=config.seed)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        render_trust(found, out)
+
+
+def print_estimate(config: LabelConfig, *, collecting: bool = True, judging: bool = True) -> None:
+    """Print what a run would ask; nobody is asked and nothing but the samples is kept."""
+    samples = kept_samples(config, screen=SCREEN)
+    _print_skipped(samples)
+    with AnswerStore.read(config.work_dir) as store, SCREEN.bar("estimating") as progress:
+        found = estimate(
+            config, samples, store, collecting=collecting, judging=judging, progress=progress
+        )
+    render_estimate(found, out, max_cost_usd=config.max_cost_usd)
+
+
+def _present(done: Labelled, config: LabelConfig) -> None:
+    """Print how a run ended, and leave with status 1 where something is missing."""
+    _print_skipped(done.samples)
+    render_labelled(done, out)
+    if done.tabulated is not None:
+        render_trust(done.tabulated.labelled_by.trust, out)
+        out.print(f"wrote {done.tabulated.rows:,} records to {shown(done.tabulated.output)}")
+    failed = sum(tally.failed for tally in done.asked.candidates.values())
+    if failed:
+        out.print(f"{failed:,} calls failed; the same command asks them again.")
+    _leave(missing(done, max_cost_usd=config.max_cost_usd), done)
+
+
+def _leave(lines: Sequence[str], done: Labelled) -> None:
+    if not lines:
+        return
+    for line in lines:
+        err.print(line, soft_wrap=True)
+    if done.asked.judged is not None and done.tabulated is None:
+        err.print("No records were written; --partial writes them with what is there.")
+    err.print("All answers are kept; the same command goes on from here.")
+    raise typer.Exit(EXIT_MISSING)
+
+
+def _print_skipped(samples: Path) -> None:
+    """List the rows that were left out, on stderr."""
+    manifest = read_manifest(samples)
+    if not manifest.n_skipped:
+        return
+    err.print(f"left out {manifest.n_skipped:,} rows:")
+    for row in manifest.skipped[:10]:
+        err.print(f"  row {row.row}, {row.field}: {row.reason}", soft_wrap=True)

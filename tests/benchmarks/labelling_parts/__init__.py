@@ -1,0 +1,1 @@
+"""The parts of ``tests/benchmarks/labelling.py``: processes, throughput, memory, the table."""
