@@ -50,4 +50,4 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 clean:  ## Remove what the targets made.
-	rm -rf $(VENV) runs router_artifacts/quickstart
+	rm -rf $(VENV) runs router_artifacts/quickstart router_artifacts/label-demo

@@ -41,10 +41,10 @@ def test_every_command_of_the_readme_exists(program):
 
 def test_every_make_target_and_config_of_the_readme_exists():
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"`?make ([a-z]+)`?", README)):
+    for target in set(re.findall(r"`?make ([a-z-]+)`?", README)):
         if target != "are":
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for path in set(re.findall(r"configs/[a-z]+\.yml", README)):
+    for path in set(re.findall(r"configs/[a-z-]+\.yml", README)):
         assert (ROOT / path).exists(), path
 
 
