@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from router_training.report_examples import Example, Picture
+from router_training.report_examples import Example
 from router_training.report_html import render_html, write_html
+from router_training.thumbnails import Thumbnail
 
 PROMPT = "the prompt: <script>alert('x')</script>\n   keeps   spaces & {{ 7 * 7 }}"
 HOSTILE = [
@@ -75,7 +76,7 @@ def test_a_prompt_keeps_its_spaces_and_lines(small_report):
 
 
 def test_without_examples_no_prompt_is_in_the_page_and_with_them_it_says_so(small_report, page):
-    picture = Picture("data:image/png;base64,AAAA", 20, 10)
+    picture = Thumbnail("data:image/png;base64,AAAA", 20, 10)
     shown = render_html(small_report, examples=[example(pictures=(picture,), notes=("a note",))])
     assert "the prompt:" in shown
     assert "This page holds prompts and pictures" in shown
