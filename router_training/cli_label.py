@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from router_runtime.console import explained_imports
 from router_training.cli_options import JsonOption
-from router_training.label_config import LabelConfig, load_label_config
+from router_training.labelling.config import LabelConfig, load_label_config
 
 LabelConfigArgument = Annotated[Path, typer.Argument(help="Labelling config (YAML).")]
 DryRunOption = Annotated[
@@ -43,14 +43,37 @@ def configured(
     output: Path | None = None,
 ) -> LabelConfig:
     """Return the labelling config with what the command line replaces."""
-    given = {
+    given: dict[str, Any] = {
         "max_cost_usd": None if max_cost_usd is None else Decimal(str(max_cost_usd)),
         "data.limit": limit,
         "engine": engine,
         "output": output,
     }
     overrides = {key: value for key, value in given.items() if value is not None}
+    if engine == "local":
+        overrides["ray_address"] = None
     return load_label_config(path, overrides=overrides)
+
+
+def _run(
+    config: LabelConfig,
+    command: Literal["collect", "judge", "label"],
+    *,
+    dry_run: bool,
+    partly: bool = False,
+) -> None:
+    with explained_imports("label"):
+        from router_training import cli_label_run
+    if dry_run:
+        cli_label_run.print_estimate(
+            config, collecting=command != "judge", judging=command != "collect"
+        )
+    elif command == "collect":
+        cli_label_run.collect_answers(config)
+    elif command == "judge":
+        cli_label_run.judge_answers(config, partly=partly)
+    else:
+        cli_label_run.label_samples(config, partly=partly)
 
 
 def collect_command(
@@ -65,12 +88,7 @@ def collect_command(
     Example: router-train collect configs/label.yml --dry-run
     """
     settled = configured(config, max_cost_usd=max_cost_usd, limit=limit, engine=engine)
-    with explained_imports("label"):
-        from router_training import cli_label_run
-    if dry_run:
-        cli_label_run.print_estimate(settled, judging=False)
-    else:
-        cli_label_run.collect_answers(settled)
+    _run(settled, "collect", dry_run=dry_run)
 
 
 def judge_command(
@@ -89,12 +107,7 @@ def judge_command(
     settled = configured(
         config, max_cost_usd=max_cost_usd, limit=limit, engine=engine, output=output
     )
-    with explained_imports("label"):
-        from router_training import cli_label_run
-    if dry_run:
-        cli_label_run.print_estimate(settled, collecting=False)
-    else:
-        cli_label_run.judge_answers(settled, partly=partial)
+    _run(settled, "judge", dry_run=dry_run, partly=partial)
 
 
 def label_command(
@@ -113,12 +126,7 @@ def label_command(
     settled = configured(
         config, max_cost_usd=max_cost_usd, limit=limit, engine=engine, output=output
     )
-    with explained_imports("label"):
-        from router_training import cli_label_run
-    if dry_run:
-        cli_label_run.print_estimate(settled)
-    else:
-        cli_label_run.label_samples(settled, partly=partial)
+    _run(settled, "label", dry_run=dry_run, partly=partial)
 
 
 def audit_command(

@@ -15,22 +15,23 @@ import typer
 
 from router_runtime.console import err, out, progress_bar
 from router_runtime.types import Progress
-from router_training.answer_store import AnswerStore
-from router_training.audit import export
-from router_training.cells import cell_reader
 from router_training.cli_options import shown
-from router_training.estimate import estimate
-from router_training.label_config import LabelConfig
-from router_training.label_progress import LabelProgress
-from router_training.label_tables import missing, render_estimate, render_labelled
-from router_training.labelling import Labelled, Screen, collect, judge, kept_samples, label
-from router_training.samples_stage import iter_samples, read_manifest
-from router_training.trust import measure_trust, read_marks
-from router_training.trust_tables import render_trust
+from router_training.labelling.answer_store import AnswerStore
+from router_training.labelling.audit import export
+from router_training.labelling.cells import cell_reader
+from router_training.labelling.config import LabelConfig
+from router_training.labelling.estimate import estimate
+from router_training.labelling.progress import LabelProgress
+from router_training.labelling.samples_stage import iter_samples, read_manifest
+from router_training.labelling.tables import missing, render_estimate, render_labelled
+from router_training.labelling.trust import measure_trust, read_marks
+from router_training.labelling.trust_tables import render_trust
+from router_training.labelling.walk import Labelled, Screen, collect, judge, kept_samples, label
 
 EXIT_MISSING = 1
 
 _ROWS_PER_LINE = 10_000
+_UNWRITTEN = "No records were written; --partial writes them with what is there."
 
 
 @contextmanager
@@ -60,9 +61,11 @@ def judge_answers(config: LabelConfig, *, partly: bool) -> None:
     _present(judge(config, screen=SCREEN, partly=partly), config)
 
 
-def label_samples(config: LabelConfig, *, partly: bool = False) -> None:
-    """Collect, judge, write records, and print how it went."""
-    _present(label(config, screen=SCREEN, partly=partly), config)
+def label_samples(
+    config: LabelConfig, *, partly: bool = False, unwritten: str = _UNWRITTEN
+) -> None:
+    """Collect, judge, write records, and print how it went; ``unwritten`` says that none were."""
+    _present(label(config, screen=SCREEN, partly=partly), config, unwritten=unwritten)
 
 
 def write_audit(
@@ -100,7 +103,7 @@ def print_estimate(config: LabelConfig, *, collecting: bool = True, judging: boo
     render_estimate(found, out, max_cost_usd=config.max_cost_usd)
 
 
-def _present(done: Labelled, config: LabelConfig) -> None:
+def _present(done: Labelled, config: LabelConfig, *, unwritten: str = _UNWRITTEN) -> None:
     """Print how a run ended, and leave with status 1 where something is missing."""
     _print_skipped(done.samples)
     render_labelled(done, out)
@@ -110,16 +113,16 @@ def _present(done: Labelled, config: LabelConfig) -> None:
     failed = sum(tally.failed for tally in done.asked.candidates.values())
     if failed:
         out.print(f"{failed:,} calls failed; the same command asks them again.")
-    _leave(missing(done, max_cost_usd=config.max_cost_usd), done)
+    _leave(missing(done, max_cost_usd=config.max_cost_usd), done, unwritten=unwritten)
 
 
-def _leave(lines: Sequence[str], done: Labelled) -> None:
+def _leave(lines: Sequence[str], done: Labelled, *, unwritten: str) -> None:
     if not lines:
         return
     for line in lines:
         err.print(line, soft_wrap=True)
     if done.asked.judged is not None and done.tabulated is None:
-        err.print("No records were written; --partial writes them with what is there.")
+        err.print(unwritten)
     err.print("All answers are kept; the same command goes on from here.")
     raise typer.Exit(EXIT_MISSING)
 
@@ -131,4 +134,5 @@ def _print_skipped(samples: Path) -> None:
         return
     err.print(f"left out {manifest.n_skipped:,} rows:")
     for row in manifest.skipped[:10]:
-        err.print(f"  row {row.row}, {row.field}: {row.reason}", soft_wrap=True)
+        where = f"row {row.row}" if row.field is None else f"row {row.row}, {row.field}"
+        err.print(f"  {where}: {row.reason}", soft_wrap=True)

@@ -10,22 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from router_runtime.config import TargetConfig
 from router_runtime.errors import DataError
 from router_runtime.types import Json
-from router_training.evaluation_report import plain
-from router_training.label_config import JudgeConfig, LabelConfig
 from router_training.metrics import Number
-from router_training.rubrics import Rubric
 from router_training.store import digest_of, write_whole
 from router_training.trust_report import TrustReport
+from router_training.versioned import from_versioned, to_versioned
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +136,7 @@ class LabelledBy:
     def to_json(self) -> Json:
         """Return plain values: NaN as None."""
         trust = self.trust.to_json()
-        return {"schema_version": SCHEMA_VERSION, **plain(asdict(self)), "trust": trust}
+        return to_versioned(asdict(self), SCHEMA_VERSION) | {"trust": trust}
 
     @classmethod
     def from_json(cls, content: Json) -> LabelledBy:
@@ -151,76 +147,15 @@ class LabelledBy:
         DataError
             It has another schema version, or is not of this kind.
         """
-        if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
-            raise DataError(
-                f"It is not of schema version {SCHEMA_VERSION}; tabulate the labels again."
-            )
-        fields = {key: value for key, value in content.items() if key != "schema_version"}
-        fields["trust"] = TrustReport.from_json(fields.get("trust"))
-        try:
-            return _LABELLED_BY.validate_python(fields)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise DataError(f"It is malformed at '{where}': {first['msg']}.") from None
+        fields = content
+        if isinstance(content, dict):
+            fields = {**content, "trust": TrustReport.from_json(content.get("trust"))}
+        return from_versioned(
+            _LABELLED_BY, fields, SCHEMA_VERSION, what="It", remedy="tabulate the labels again"
+        )
 
 
 _LABELLED_BY = TypeAdapter(LabelledBy)
-
-
-def labelled_by(
-    config: LabelConfig,
-    *,
-    rubric: Rubric | None,
-    rows: int,
-    records_sha256: str,
-    cells: Mapping[str, LabelledCells],
-    trust: TrustReport,
-) -> LabelledBy:
-    """Return what the file beside the records says.
-
-    Parameters
-    ----------
-    config : LabelConfig
-    rubric : Rubric or None
-        The judge's.
-    rows, records_sha256, cells, trust
-        As in ``LabelledBy``.
-    """
-    ask = config.ask.model_dump(mode="json", include={"system", "parameters"})
-    judge = None if config.judge is None or rubric is None else _judged_by(config, rubric)
-    return LabelledBy(
-        rows=rows,
-        records_sha256=records_sha256,
-        candidates=tuple(
-            _asked(entry.id, entry.target, ask) for entry in config.candidates if entry.target
-        ),
-        judge=judge,
-        scorers={name: scorer.kind for name, scorer in config.scoring.scorers.items()},
-        scoring_sha256=digest_of(config.scoring.model_dump(mode="json")),
-        cells=dict(cells),
-        trust=trust,
-    )
-
-
-def _judged_by(config: LabelConfig, rubric: Rubric) -> JudgedBy:
-    judge: JudgeConfig | None = config.judge
-    assert judge is not None  # noqa: S101 - the caller has looked
-    return JudgedBy(
-        models=tuple(_asked(entry.id, entry.target, judge.parameters) for entry in judge.models),
-        rubric=rubric.name,
-        rubric_version=rubric.version,
-        rubric_sha256=rubric.digest,
-        repeats=judge.repeats,
-        combine=judge.combine,
-        baseline=judge.baseline,
-        candidates=config.judging_candidates,
-    )
-
-
-def _asked(model_id: str, target: TargetConfig, how: Json) -> AskedModel:
-    digest = digest_of([target.parameters, how])
-    return AskedModel(model_id, target.kind, target.model or model_id, digest)
 
 
 # --------------------------------------------------------------------------- beside the records

@@ -5,8 +5,9 @@
 
 asks the config's candidates, judges their answers and writes ``hf_evaluations_train.json`` and
 ``hf_evaluations_test.json``: lists of ``{idx, prompt, answer, images, model_scores}``, pictures in
-base64. What no judge could decide is null, never 0, and the two files share no group. Answers are
-kept in the config's ``work_dir``, so that a second run asks only what is missing. Costs, tokens and
+base64. Rows of a data set without ids have their place in it as ``idx``, from 0. What no judge
+could decide is null, never 0, and the two files share no group. Answers are kept in the config's
+``work_dir``, so that a second run asks only what is missing. Costs, tokens and
 times are in the records that ``router-train label`` writes, not in this format.
 """
 
@@ -23,18 +24,21 @@ if __name__ == "__main__":
 
     require("router_training.cli_label_run", extra="label")
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Final
 
 import typer
 
 from router_runtime.console import out, run_app
-from router_runtime.errors import ConfigError
+from router_runtime.errors import ConfigError, DataError
 from router_runtime.types import Int, Json
 from router_training.cli_label import DryRunOption, MaxCostOption
-from router_training.cli_label_run import label_samples, print_estimate
+from router_training.cli_label_run import SCREEN, label_samples, print_estimate
 from router_training.formats import write_json
-from router_training.label_config import LabelConfig, load_label_config
+from router_training.labelling.config import LabelConfig, load_label_config
+from router_training.labelling.samples_stage import n_samples
+from router_training.labelling.walk import kept_samples
 from router_training.labels import Evaluations, read_evaluations, sample_record
 from router_training.splits import MIN_ROWS, split_evaluations
 
@@ -43,6 +47,8 @@ TEST_RECORDS: Final = "hf_evaluations_test.json"
 
 _RECORDS: Final = "hf_records.jsonl"
 _KEYS: Final = ("idx", "prompt", "answer", "images")
+_UNNAMED_PREFIX: Final = "row-"
+_UNNAMED: Final = re.compile(rf"{_UNNAMED_PREFIX}[1-9]\d*")  # as rows without an id are called
 
 
 def write_records(data: Evaluations, folder: Path, *, test_share: float, seed: int = 0) -> None:
@@ -72,13 +78,14 @@ def write_records(data: Evaluations, folder: Path, *, test_share: float, seed: i
 
 
 def _records(data: Evaluations, rows: Int) -> Iterator[dict[str, Json]]:
+    counted = all(_UNNAMED.fullmatch(sample.id) for sample in data.samples)
     for row in rows:
-        record = sample_record(data.samples[row])
+        sample = data.samples[row]
+        record = {key: sample_record(sample).get(key) for key in _KEYS}
+        if counted:
+            record["idx"] = int(sample.id.removeprefix(_UNNAMED_PREFIX)) - 1
         scores = zip(data.model_ids, data.labels.Y[row].tolist(), strict=True)
-        yield {
-            **{key: record.get(key) for key in _KEYS},
-            "model_scores": {name: _score(value) for name, value in scores},
-        }
+        yield {**record, "model_scores": {name: _score(value) for name, value in scores}}
 
 
 def _score(value: float) -> float | int | None:
@@ -129,11 +136,21 @@ def main(
     if dry_run:
         print_estimate(settled)
         return
-    label_samples(settled)
+    _check_enough(settled)
+    label_samples(settled, unwritten="Neither file was written.")
     data = read_evaluations(settled.output)
     write_records(data, output_dir, test_share=test_share, seed=settled.seed)
     for name in (TRAIN_RECORDS, TEST_RECORDS):
         out.print(f"Saved {output_dir / name}")
+
+
+def _check_enough(config: LabelConfig) -> None:
+    """Refuse what could not be divided in the end, before anybody is paid."""
+    if (count := n_samples(kept_samples(config, screen=SCREEN))) < MIN_ROWS:
+        raise DataError(
+            f"{count} usable samples are too few for two files; at least {MIN_ROWS} are needed.",
+            file=config.data.path,
+        )
 
 
 def _configured(path: Path, given: dict[str, Json]) -> LabelConfig:

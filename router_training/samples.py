@@ -32,14 +32,13 @@ from typing import Any, Final, NamedTuple
 from router_runtime.errors import DataError, QueryError
 from router_runtime.messages import TextRule, query_from_messages, query_from_prompt
 from router_runtime.types import Image, Query
-from router_training.pictures import Pictures
+from router_training.pictures import PLACEHOLDER, Pictures, parts_of
 
 _SHAPES: Final = (
     "'prompt' or 'messages' with 'model_scores' (or 'scores'); 'conversations' with 'adapter' or "
     "'label'; 'query' with 'category'"
 )
 _ROLES: Final = {"system": "system", "human": "user", "gpt": "assistant"}
-_PLACEHOLDER: Final = "<image>"
 _INPUT_NAMES: Final = ("input_tokens", "prompt_tokens")
 _CACHED_NAMES: Final = ("cached_input_tokens", "cached_tokens")
 _DETAILS: Final = ("input_tokens_details", "prompt_tokens_details")
@@ -238,15 +237,8 @@ def _chat_turn(turn: Any) -> dict[str, Any]:
             "A turn must have 'from' (system, human or gpt) and a text 'value'.",
             field="conversations",
         )
-    if role != "user" or _PLACEHOLDER not in value:
-        return {"role": role, "content": value}
-    parts: list[dict[str, str]] = []
-    for at, text in enumerate(value.split(_PLACEHOLDER)):
-        if at:
-            parts.append({"type": "image"})
-        if text.strip("\n"):
-            parts.append({"type": "text", "text": text.strip("\n")})
-    return {"role": role, "content": parts}
+    shows = role == "user" and PLACEHOLDER in value
+    return {"role": role, "content": parts_of(value) if shows else value}
 
 
 def _from_messages(

@@ -45,7 +45,7 @@ def read_records(
         image_root=image_root,
         on_bad_row=on_bad_row,
         drop_contaminated=router.artifact.training.get("drop_contaminated", True),
-        rule=router.artifact.features.text,
+        rule=router.artifact.text,
         limits=router.limits,
         model_ids=router.model_ids,
     )

@@ -18,13 +18,13 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from router_runtime.config import validate
 from router_runtime.errors import DataError
 from router_runtime.legacy import plain_features
 from router_runtime.prediction.encoders.embedded import EmbeddedEncoder
 from router_runtime.prediction.encoders.specs import ClipSpec
 from router_runtime.prediction.features import EmbeddingGenerator, FeatureSpec
 from router_runtime.types import F32, Json, Query
+from router_runtime.yaml_config import validate
 from router_training.embed import describe_features
 from router_training.formats import atomic_file
 

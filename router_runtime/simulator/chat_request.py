@@ -18,6 +18,7 @@ from router_runtime.types import Json
 
 _ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 _MOST_CHOICES: Final = 16
+_MOST_TOP: Final = 20
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class ChatRequest:
         ``text``, ``json_object`` or ``json_schema``.
     schema : mapping or None
         Of ``json_schema``.
+    top_logprobs : int or None
+        Alternatives of each token whose log-probabilities are wanted; None: no log-probabilities.
     """
 
     prompt: str
@@ -71,6 +74,7 @@ class ChatRequest:
     tool_choice: str = "auto"
     response_format: str = "text"
     schema: Mapping[str, Json] | None = field(default=None)
+    top_logprobs: int | None = None
 
 
 def read_chat_request(body: Mapping[str, Json]) -> ChatRequest:
@@ -107,6 +111,7 @@ def read_chat_request(body: Mapping[str, Json]) -> ChatRequest:
         tool_choice=_tool_choice(body, tools),
         response_format=response_format,
         schema=schema,
+        top_logprobs=_top_logprobs(body),
     )
 
 
@@ -209,6 +214,16 @@ def _object(body: Mapping[str, Json], name: str) -> Mapping[str, Json]:
     if not isinstance(value, dict):
         raise QueryError(f"'{name}' must be an object.")
     return value
+
+
+def _top_logprobs(body: Mapping[str, Json]) -> int | None:
+    if _flag(body, "logprobs"):
+        if body.get("top_logprobs") == 0:
+            return 0
+        return _whole(body, "top_logprobs", most=_MOST_TOP) or 0
+    if body.get("top_logprobs") is not None:
+        raise QueryError("'top_logprobs' needs 'logprobs': true.")
+    return None
 
 
 def _flag(body: Mapping[str, Json], name: str) -> bool:

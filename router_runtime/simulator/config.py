@@ -8,9 +8,10 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
-from router_runtime.config import PriceConfig, Probability, StrictModel, read_yaml, validate
+from router_runtime.config import PriceConfig, Probability
 from router_runtime.simulator.faults import FAULT_KINDS
 from router_runtime.types import Modality
+from router_runtime.yaml_config import StrictModel, read_yaml, validate
 
 Skill: TypeAlias = tuple[Probability, Probability]
 """The chance of a good answer to the easiest and to the hardest task."""
@@ -137,6 +138,8 @@ class SimulatedModelConfig(StrictModel):
         Output; None: all at once after ``latency``.
     max_concurrency : int or None
         More calls at a time are answered 429.
+    logprobs : bool
+        Whether log-probabilities are told to who asks for them; otherwise they are null.
     response_formats : set
         Accepted types of ``response_format`` beside ``text``; others are refused with 400.
     judge : JudgingConfig
@@ -156,6 +159,7 @@ class SimulatedModelConfig(StrictModel):
     errors: ErrorsConfig = ErrorsConfig()
     rate_limit: RateLimitConfig | None = None
     max_concurrency: int | None = Field(default=None, ge=1)
+    logprobs: bool = True
     response_formats: frozenset[Literal["json_object", "json_schema"]] = frozenset(
         {"json_object", "json_schema"}
     )

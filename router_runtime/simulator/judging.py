@@ -91,14 +91,17 @@ def _task(request: ChatRequest) -> _Task | None:
 
 
 def _task_of_schema(schema: Mapping[str, Json], data: Mapping[str, str]) -> _Task:
-    properties = schema.get("properties") or {}
+    properties = schema.get("properties")
+    properties = properties if isinstance(properties, Mapping) else {}
     if "winner" in properties:
         return _Task(data, "winner")
-    if "score" not in properties:
+    score = properties.get("score")
+    if not isinstance(score, Mapping):
         return _Task(data, "verdict")
-    score = properties["score"]
     values = score.get("enum") or [score.get("minimum", 1), score.get("maximum", 10)]
-    return _Task(data, "score", (int(min(values)), int(max(values))))
+    if not isinstance(values, list) or not all(isinstance(value, int) for value in values):
+        return _Task(data, "score")
+    return _Task(data, "score", (min(values), max(values)))
 
 
 def _winner(
@@ -137,5 +140,7 @@ def _spelled(request: ChatRequest, kind: Kind, verdict: str | int, why: str) -> 
     values: dict[str, Json] = {"explanation": why, kind: verdict}
     if request.schema is None:
         return json.dumps(values)
-    known = {n: v for n, v in values.items() if n in request.schema.get("properties", {})}
+    properties = request.schema.get("properties")
+    names = properties if isinstance(properties, Mapping) else ()
+    known = {name: value for name, value in values.items() if name in names}
     return json.dumps(instance_of(request.schema, why, values=known))

@@ -21,8 +21,9 @@ from typing import Annotated, Final
 
 from pydantic import Field, ValidationError, model_validator
 
-from router_runtime.config import Probability, StrictModel
+from router_runtime.config import Probability
 from router_runtime.errors import ConfigError, DataError
+from router_runtime.yaml_config import StrictModel
 
 _POOL: Final = 500  # answers kept per topic, to err with
 

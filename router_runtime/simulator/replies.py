@@ -15,6 +15,7 @@ from router_runtime.simulator.config import SimulatedModelConfig, SimulatorConfi
 from router_runtime.simulator.draws import Draws
 from router_runtime.simulator.judging import judged
 from router_runtime.simulator.known import KnownAnswer, KnownAnswers
+from router_runtime.simulator.logprobs import logprobs_json
 from router_runtime.simulator.skills import Answer, answer, find_or_make_up
 from router_runtime.simulator.structured import instance_of
 from router_runtime.types import Json, Modality
@@ -30,6 +31,7 @@ class Choice:
     text: str
     finish_reason: str
     tool_call: Mapping[str, Json] | None = None
+    logprobs: Json = None
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,14 @@ class Brain:
         said = self._said(request, model, draws)
         tokens = _output_tokens(len(said.text), said.output_tokens, model, draws)
         cap = request.max_tokens
-        if cap is None or tokens <= cap:
-            return Choice(said.text, "stop"), tokens
-        return Choice(said.text[: max(1, len(said.text) * cap // tokens)], "length"), cap
+        text, reason = said.text, "stop"
+        if cap is not None and tokens > cap:
+            text, reason = said.text[: max(1, len(said.text) * cap // tokens)], "length"
+            tokens = cap
+        told = None
+        if request.top_logprobs is not None and model.logprobs:
+            told = logprobs_json(text, top=request.top_logprobs, draws=draws)
+        return Choice(text, reason, logprobs=told), tokens
 
     def _said(self, request: ChatRequest, model: SimulatedModelConfig, draws: Draws) -> Answer:
         if model.role == "judge":
@@ -211,7 +218,7 @@ def completion_json(reply: Reply) -> dict[str, Json]:
             {
                 "index": at,
                 "message": message,
-                "logprobs": None,
+                "logprobs": choice.logprobs,
                 "finish_reason": choice.finish_reason,
             }
         )

@@ -17,7 +17,7 @@ from router_training.labelled_by import (
     records_digest,
     write_labelled_by,
 )
-from router_training.trust import measure_trust
+from router_training.labelling.trust import measure_trust
 
 
 def content(**changes) -> LabelledBy:

@@ -28,12 +28,12 @@ from labelling_parts.table import Row
 from router_runtime.pricing import Usage
 from router_runtime.targets.base import ChatCall, Completion
 from router_runtime.targets.fake import FakeTarget
-from router_training.answer_store import AnswerStore
-from router_training.label_config import LabelConfig, load_label_config
-from router_training.responses import collect, live_asker
-from router_training.samples_stage import iter_samples, keep_samples, n_samples
+from router_training.labelling.answer_store import AnswerStore
+from router_training.labelling.config import LabelConfig, load_label_config
+from router_training.labelling.responses import collect, live_asker
+from router_training.labelling.samples_stage import iter_samples, keep_samples, n_samples
+from router_training.labelling.tabulate import tabulate
 from router_training.sharded import ShardWriter
-from router_training.tabulate import tabulate
 
 AT_MOST = 1.25
 """The largest size's peak over the smallest's."""

@@ -1,4 +1,4 @@
-"""The lines that the benchmark prints, and whether their targets are met."""
+"""The lines that benchmarks print, and whether their targets are met."""
 
 from __future__ import annotations
 

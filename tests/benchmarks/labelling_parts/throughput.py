@@ -27,11 +27,11 @@ import openai
 from labelling_parts.machine import Busyness, cores, cpu_seconds, pin, provider, run_part
 from labelling_parts.table import Row
 from router_runtime.targets.registry import build_target
-from router_training.answer_store import AnswerStore
-from router_training.label_config import LabelConfig, load_label_config
-from router_training.label_samples import LabelSample, chat_messages
-from router_training.responses import collect, live_asker
-from router_training.samples_stage import iter_samples, keep_samples
+from router_training.labelling.answer_store import AnswerStore
+from router_training.labelling.config import LabelConfig, load_label_config
+from router_training.labelling.responses import collect, live_asker
+from router_training.labelling.samples import LabelSample, chat_messages
+from router_training.labelling.samples_stage import iter_samples, keep_samples
 from router_training.simulated import write_unlabelled
 
 SHARE_OF_IDEAL = 0.8

@@ -9,7 +9,7 @@ from router_runtime.simulator.chat_request import read_chat_request
 from router_runtime.simulator.config import JudgingConfig
 from router_runtime.simulator.draws import Draws
 from router_runtime.simulator.judging import judged
-from router_training.rubrics import JudgeData, judge_call, load
+from router_training.labelling.rubrics import JudgeData, judge_call, load
 
 MODES = ("json_schema", "json_object", "text")
 GOOD = {"prompt": "What is 40 + 2?", "reference": "42", "answer": "I get 42."}

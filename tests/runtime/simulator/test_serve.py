@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from router_runtime.errors import ConfigError
+from router_runtime.simulator import serve
 from router_runtime.simulator.config import SimulatorConfig
 from router_runtime.simulator.faults import FAULT_KINDS
 from router_runtime.simulator.serve import SimulatorServer
@@ -28,6 +29,26 @@ def test_a_server_begins_and_ends_with_its_block():
     assert not [thread for thread in threading.enumerate() if thread.name == "simulator"]
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=1)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_an_answer_does_not_wait_for_its_headers_to_be_acknowledged(monkeypatch, host):
+    at_once = []
+
+    class Watched(serve._Protocol):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            sock = transport.get_extra_info("socket")
+            at_once.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(serve, "_Protocol", Watched)
+    try:
+        server = SimulatorServer(CONFIG, host=host)
+    except ConfigError:
+        pytest.skip(f"this machine has no {host}")
+    with server, socket.create_connection((host, int(server.url.rpartition(":")[2])), timeout=5):
+        pass
+    assert at_once == [1]
 
 
 def test_a_taken_port_is_a_config_error():

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router_runtime.simulator.structured import instance_of
 
@@ -37,3 +39,32 @@ def test_a_schema_of_itself_ends():
     schema = {"type": "object", "properties": {"next": {"$ref": "#"}}}
     assert "next" in instance_of(schema, "x")
     assert instance_of({"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, "x") is None
+
+
+def test_a_schema_of_itself_on_several_places_ends_soon():
+    child = {"$ref": "#"}
+    schema = {"type": "object", "properties": {"left": child, "right": child, "more": child}}
+    assert len(str(instance_of(schema, "x"))) < 100_000
+
+
+def test_no_list_grows_beyond_reason():
+    assert len(instance_of({"type": "array", "minItems": 10**12}, "x")) == 100
+
+
+KEYWORDS = ("type", "properties", "items", "enum", "anyOf", "allOf", "$ref", "$defs", "minItems")
+KINDS = ("object", "array", "string", "integer", "#", "#/$defs/a")
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(KINDS),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from((*KEYWORDS, "maxLength", "minimum", "maximum", "a")), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(ANYTHING.filter(lambda schema: isinstance(schema, dict)))
+def test_what_is_no_schema_is_filled_somehow_and_never_an_error(schema):
+    instance_of(schema, "hello")

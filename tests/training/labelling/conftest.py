@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 
 from router_runtime.simulator.config import load_simulator_config
 from router_runtime.simulator.serve import SimulatorServer
-from router_training.label_config import load_label_config
+from router_training.labelling.config import load_label_config
 from router_training.simulated import write_unlabelled
 
 PRICES = {
@@ -72,7 +71,7 @@ class Site:
 
     def write(self, content=None, name="label.yml"):
         path = self.folder / name
-        path.write_text(yaml.safe_dump(content or self.content()))
+        path.write_text(json.dumps(content or self.content()))  # which is YAML, without aliases
         return path
 
     def config(self, content=None, **overrides):
@@ -82,7 +81,7 @@ class Site:
 def simulator(folder, models):
     """Return a server of the models, which knows the folder's answers."""
     path = folder / "simulator.yml"
-    path.write_text(yaml.safe_dump({"answers": "data/answers.jsonl", "models": models}))
+    path.write_text(json.dumps({"answers": "data/answers.jsonl", "models": models}))
     return SimulatorServer(load_simulator_config(path))
 
 

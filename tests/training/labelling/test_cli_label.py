@@ -82,7 +82,24 @@ def test_rows_that_are_left_out_are_listed(site):
     content = site.content()
     content["data"]["on_bad_row"] = "skip"
     done = call("collect", site.write(content))
-    assert "left out 1 rows:" in done.output and "row 31" in done.output
+    assert "left out 1 rows:" in done.output
+    assert "row 31, prompt: The row has no prompt." in done.output
+
+
+def test_a_line_that_is_no_row_is_listed_by_its_number_alone(site):
+    with (site.folder / "data" / "samples.jsonl").open("a") as file:
+        file.write("{\n")
+    content = site.content()
+    content["data"]["on_bad_row"] = "skip"
+    done = call("collect", site.write(content), "--dry-run")
+    assert "row 31: Invalid JSON in line 31" in done.output
+
+
+def test_the_engine_of_one_process_needs_no_other_config(site):
+    path = site.write(site.content() | {"engine": "ray", "ray_address": "ray://nowhere:1"})
+    done = call("collect", path, "--engine", "local", "--limit", 3)
+    assert done.exit_code == 0 and "Candidates (3 samples)" in done.output
+    assert "ray://nowhere:1" in str(call("collect", path, "--limit", 3).exception)
 
 
 def test_marks_of_an_audit_come_back_as_agreement(site):

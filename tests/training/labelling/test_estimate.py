@@ -5,10 +5,10 @@ from decimal import Decimal
 
 import pytest
 
-from router_training.answer_store import AnswerStore
-from router_training.estimate import ASSUMED_OUTPUT_TOKENS, ENOUGH, estimate
-from router_training.labelling import collect, kept_samples, label
-from router_training.spending import IMAGE_TOKENS
+from router_training.labelling.answer_store import AnswerStore
+from router_training.labelling.estimate import ASSUMED_OUTPUT_TOKENS, ENOUGH, estimate
+from router_training.labelling.spending import IMAGE_TOKENS
+from router_training.labelling.walk import collect, kept_samples, label
 
 
 def estimated(config, **options):

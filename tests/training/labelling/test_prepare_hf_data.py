@@ -1,19 +1,32 @@
 from __future__ import annotations
 
+import base64
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
+import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
-from router_runtime.errors import ConfigError
+from router_runtime.errors import ConfigError, DataError
 from router_training.labels import Evaluations, LabelMatrix, read_evaluations
 from router_training.prepare_hf_data import TEST_RECORDS, TRAIN_RECORDS, app, write_records
 
 ROOT = Path(__file__).resolve().parents[3]
+
+
+def png():
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (4, 4), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PNG = png()
 
 
 def test_the_script_writes_the_two_files_that_the_next_stages_read(site):
@@ -97,3 +110,89 @@ def test_groups_stay_together_and_unscored_stays_null(workload, tmp_path):
 def test_a_share_outside_0_and_1_is_refused(share, tmp_path):
     done = CliRunner().invoke(app, ["--dataset", "x", "--test-share", share])
     assert isinstance(done.exception, ConfigError)
+
+
+def test_rows_without_ids_are_numbered_from_0_as_published(site):
+    rows = [{"prompt": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(25)]
+    (site.folder / "other.json").write_text(json.dumps(rows))
+    done = CliRunner().invoke(
+        app,
+        [
+            *("--dataset", str(site.folder / "other.json"), "--config", str(site.write())),
+            *("--output-dir", str(site.folder)),
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    found = {
+        record["idx"]: record["prompt"]
+        for name in (TRAIN_RECORDS, TEST_RECORDS)
+        for record in json.loads((site.folder / name).read_text())
+    }
+    assert found == {n: row["prompt"] for n, row in enumerate(rows)}
+
+
+def test_what_the_budget_ends_writes_no_file_and_names_no_option_of_other_commands(site):
+    done = CliRunner().invoke(
+        app,
+        [
+            *("--dataset", str(site.folder / "data" / "samples.jsonl"), "--max-cost-usd", "0.02"),
+            *("--config", str(site.write()), "--output-dir", str(site.folder)),
+        ],
+    )
+    assert done.exit_code == 1
+    assert "Neither file was written." in done.output and "--partial" not in done.output
+    assert not (site.folder / TRAIN_RECORDS).exists()
+
+
+def test_the_shipped_config_reads_any_data_set_with_usual_columns(tmp_path):
+    (tmp_path / "configs").mkdir()
+    shipped = (ROOT / "configs" / "label.yml").read_text()
+    (tmp_path / "configs" / "label.yml").write_text(shipped)
+    rows = [{"prompt": f"What is {n} + 1?", "solution": str(n + 1)} for n in range(25)]
+    (tmp_path / "other.json").write_text(json.dumps(rows))
+    config = str(tmp_path / "configs" / "label.yml")
+    done = CliRunner().invoke(
+        app, ["--dataset", str(tmp_path / "other.json"), "--config", config, "--dry-run"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "Still to ask (25 samples)" in done.output
+
+
+def test_split_pictures_and_seed_come_from_the_command_line(site):
+    data = {
+        part: datasets.Dataset.from_dict(
+            {
+                "prompt": [f"{part} {n}?" for n in range(25)],
+                "answer": ["x"] * 25,
+                "shown": [PNG] * 25,
+            }
+        ).cast_column("shown", datasets.Image())
+        for part in ("dev", "held_out")
+    }
+    datasets.DatasetDict(data).save_to_disk(site.folder / "saved")
+
+    def tests_of(seed):
+        done = CliRunner().invoke(
+            app,
+            [
+                *("--dataset", str(site.folder / "saved"), "--config", str(site.write())),
+                *("--split", "held_out", "--image-column", "shown", "--seed", str(seed)),
+                *("--output-dir", str(site.folder)),
+            ],
+        )
+        assert done.exit_code == 0, done.output
+        return json.loads((site.folder / TEST_RECORDS).read_text())
+
+    first, second = tests_of(1), tests_of(2)
+    assert all(record["prompt"].startswith("held_out") for record in first)
+    assert {record["images"][0] for record in first} == {base64.b64encode(PNG).decode()}
+    assert [record["idx"] for record in first] != [record["idx"] for record in second]
+
+
+def test_too_few_rows_are_told_before_anybody_is_asked(site):
+    (site.folder / "few.json").write_text(json.dumps([{"prompt": f"{n}?"} for n in range(19)]))
+    done = CliRunner().invoke(
+        app, ["--dataset", str(site.folder / "few.json"), "--config", str(site.write())]
+    )
+    assert isinstance(done.exception, DataError) and "19 usable samples" in str(done.exception)
+    assert sum(site.ledger()[0].values()) == 0
