@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from router_runtime.config import CandidateConfig
+from router_runtime.config import CandidateConfig, FixedConfig, RuntimeConfig
 from router_runtime.eligibility import NOT_CONFIGURED, Capabilities
+from router_runtime.errors import ConfigError
 from router_runtime.pricing import PriceTable, price_from_mapping
 from router_runtime.types import Modality
 
@@ -68,3 +69,39 @@ def price_table_of(
         ),
         factors=tuple(factors.get(model) for model in model_ids),
     )
+
+
+def check_known(config: RuntimeConfig, model_ids: Sequence[str]) -> None:
+    """Refuse a config that names models which the artifact does not know.
+
+    Raises
+    ------
+    ConfigError
+        Naming the model, where it stands and what is known; or a policy's model that is not among
+        the configured candidates.
+    """
+    known = set(model_ids)
+    named = {
+        "candidates": [candidate.id for candidate in config.candidates],
+        "model_thresholds": list(config.model_thresholds or ()),
+        "model_costs": list(config.model_costs or ()),
+    }
+    for where, models in named.items():
+        for model in models:
+            if model not in known:
+                raise ConfigError(
+                    f"Model '{model}' in {where} is not in artifact '{config.artifact}' "
+                    f"(known: {', '.join(model_ids)}). Retrain, or remove it."
+                )
+    for name, policy in config.policies.items():
+        if isinstance(policy, FixedConfig):
+            does, model = "fixes", policy.model
+        elif policy.fallback is not None:
+            does, model = "falls back to", policy.fallback.model
+        else:
+            continue
+        if named["candidates"] and model in known.difference(named["candidates"]):
+            raise ConfigError(
+                f"Policy '{name}' {does} '{model}', which is not among the candidates; "
+                "add it there."
+            )

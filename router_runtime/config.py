@@ -1,25 +1,18 @@
-"""YAML to a validated, frozen ``RuntimeConfig``.
+"""What is chosen, not learned: candidates, prices, targets, policies, as frozen values.
 
-Unknown keys, repeated keys and contradictions are errors. ``${NAME}`` and ``${NAME:-default}`` in
-string values are filled from the environment when the file is read, and nowhere else; secrets
-are never in the file, only the name of the variable that holds them (``api_key_env``).
+Secrets are never in a config, only the name of the variable that holds them (``api_key_env``).
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Hashable, Mapping
 from decimal import Decimal
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
@@ -28,16 +21,10 @@ from pydantic import (
 )
 
 from router_runtime.errors import ConfigError
+from router_runtime.service_config import ServiceConfig
 from router_runtime.types import Json, Modality
+from router_runtime.yaml_config import StrictModel, problems, read_yaml, validate
 
-
-class StrictModel(BaseModel):
-    """Base of everything that is read from YAML or JSON: unknown keys are errors, values frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-Model = TypeVar("Model", bound=BaseModel)
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Cost = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
@@ -176,12 +163,80 @@ class CompatibleTargetConfig(_TargetBase):
     base_url: Url
 
 
-TargetConfig = Annotated[
+class LoraxTargetConfig(_TargetBase):
+    """A LoRAX server, which loads the adapter that ``model`` names when it is first asked for."""
+
+    kind: Literal["lorax"]
+    base_url: Url
+
+
+class LoraVllmTargetConfig(_TargetBase):
+    """A LoRA adapter on one or more vLLM replicas; ``model`` is the adapter's name.
+
+    Parameters
+    ----------
+    base_urls : tuple of str
+        One per replica. A call goes to the one with the fewest calls in flight.
+    adapter_path : str or None
+        Where the replicas find the adapter; a replica that does not have it is told to load it
+        from there. None: an adapter that is missing is an error.
+    adapters_root : str or None
+        The folder on the replicas' machines below which ``adapter_path`` must lie.
+    rest_s : float
+        How long a replica that failed is left alone.
+    """
+
+    kind: Literal["lora-vllm"]
+    base_urls: tuple[Url, ...] = Field(min_length=1)
+    adapter_path: str | None = Field(default=None, min_length=1)
+    adapters_root: str | None = Field(default=None, min_length=1)
+    rest_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _below_root(self) -> LoraVllmTargetConfig:
+        if len({url.rstrip("/") for url in self.base_urls}) < len(self.base_urls):
+            raise ValueError("'base_urls' names a replica twice; remove one")
+        if self.adapter_path is None:
+            return self
+        if self.adapters_root is None:
+            raise ValueError("'adapter_path' needs 'adapters_root', the folder that it must be in")
+        root, path = PurePosixPath(self.adapters_root), PurePosixPath(self.adapter_path)
+        inside = path.is_relative_to(root) and path != root
+        if not (root.is_absolute() and inside) or ".." in (*root.parts, *path.parts):
+            raise ValueError(
+                f"'adapter_path' must be an absolute path below 'adapters_root' "
+                f"({self.adapters_root}), without '..'"
+            )
+        return self
+
+
+class PeftTargetConfig(_TargetBase):
+    """A LoRA expert in this process; ``model`` is the adapter's name, or the base model's.
+
+    Parameters
+    ----------
+    experts : Path
+        An experts config (as for ``model-router experts serve``). Candidates that name the same
+        file share one base model in memory.
+    """
+
+    kind: Literal["peft"]
+    experts: Path
+    api_key_env: None = None
+
+
+HttpTargetConfig: TypeAlias = (
     OpenAITargetConfig
     | AzureTargetConfig
     | NimTargetConfig
     | VllmTargetConfig
-    | CompatibleTargetConfig,
+    | CompatibleTargetConfig
+    | LoraxTargetConfig
+)
+"""One server that speaks OpenAI's API."""
+
+TargetConfig = Annotated[
+    HttpTargetConfig | LoraVllmTargetConfig | PeftTargetConfig,
     Field(discriminator="kind"),
 ]
 
@@ -211,14 +266,35 @@ class CandidateConfig(StrictModel):
 
 
 class FallbackConfig(StrictModel):
-    """The model that takes queries unlike the training data, where a prediction says little.
+    """The model that takes queries of which a prediction says little.
 
-    ``novelty_above`` is a bound on ``decision.novelty``: of queries like the training data a share
-    of ``1 - novelty_above`` is beyond it. 1 never falls back.
+    Parameters
+    ----------
+    model : str
+    novelty_above : float or None
+        Bound on ``decision.novelty``: of queries like the training data a share of
+        ``1 - novelty_above`` is beyond it; 1 never falls back. None: novelty does not matter, which
+        is the default beside ``confidence_below``.
+    confidence_below : float or None
+        Bound on the highest probability of an eligible model; None: it does not matter.
     """
 
     model: str = Field(min_length=1)
-    novelty_above: Probability = 0.99
+    novelty_above: Probability | None = 0.99
+    confidence_below: Probability | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_bound_is_enough(cls, value: Json) -> Json:
+        if isinstance(value, dict) and value.get("confidence_below") is not None:
+            return {"novelty_above": None, **value}
+        return value
+
+    @model_validator(mode="after")
+    def _some_bound(self) -> FallbackConfig:
+        if self.novelty_above is None and self.confidence_below is None:
+            raise ValueError("give novelty_above, confidence_below or both, or leave it out")
+        return self
 
 
 class CheapestQualifiedConfig(StrictModel):
@@ -264,11 +340,32 @@ PolicyConfig = Annotated[
 _POLICY: TypeAdapter[PolicyConfig] = TypeAdapter(PolicyConfig)
 
 
+class ImageFetchConfig(StrictModel):
+    """Hosts from which the service fetches pictures that a request names by an ``https`` URL.
+
+    Parameters
+    ----------
+    hosts : tuple of str
+        Names, exact or ``*.example.com`` for what is below one.
+    ports : tuple of int
+        Allowed beside 443.
+    timeout_s : float
+        Seconds for all pictures of one request.
+    max_redirects : int
+    """
+
+    hosts: tuple[str, ...] = Field(min_length=1)
+    ports: tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = ()
+    timeout_s: float = Field(default=5.0, gt=0, le=60)
+    max_redirects: int = Field(default=2, ge=0, le=10)
+
+
 class ImageLimitsConfig(StrictModel):
-    """Caps on incoming pictures."""
+    """Caps on incoming pictures; without ``fetch`` they come as data URIs only."""
 
     max_bytes: int = Field(default=20 * 2**20, ge=1)
     max_pixels: int = Field(default=50_000_000, ge=1)
+    fetch: ImageFetchConfig | None = None
 
 
 class RuntimeConfig(StrictModel):
@@ -292,6 +389,10 @@ class RuntimeConfig(StrictModel):
         Caps on pictures.
     model_thresholds, model_costs : mapping
         NVIDIA LLM Router v2's form of a ``cheapest_qualified`` policy and a ``cost`` per candidate.
+    direct : tuple of CandidateConfig
+        Models that the service calls by name only, such as embedding models; never routed to.
+    service : ServiceConfig
+        How ``model-router serve`` listens, limits, remembers and fails.
     """
 
     artifact: Path
@@ -302,10 +403,12 @@ class RuntimeConfig(StrictModel):
     images: ImageLimitsConfig = ImageLimitsConfig()
     model_thresholds: dict[str, Probability] | None = None
     model_costs: dict[str, Cost] | None = None
+    direct: tuple[CandidateConfig, ...] = ()
+    service: ServiceConfig = ServiceConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> RuntimeConfig:
-        check_candidates(self.candidates)
+        check_candidates((*self.candidates, *self.direct))
         if self.model_thresholds is not None and (self.policy or self.policies):
             raise ValueError(
                 "'model_thresholds' and 'policy'/'policies' say the same thing twice; keep one"
@@ -341,159 +444,12 @@ def check_candidates(candidates: tuple[CandidateConfig, ...]) -> None:
         )
 
 
-# --------------------------------------------------------------------------- reading YAML
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Refuses repeated keys, of which PyYAML keeps the last, and aliases, which can be endless."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.get_event()  # type: ignore[no-untyped-call]
-            raise ConfigError(
-                f"line {event.start_mark.line + 1}: aliases (*{event.anchor}) are not read; "
-                "write the value out."
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise ConfigError(f"line {key_node.start_mark.line + 1}: a key must be a string.")
-            if key in seen:
-                raise ConfigError(
-                    f"line {key_node.start_mark.line + 1}: key '{key}' is repeated; remove one."
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-
-
-def read_yaml(path: Path) -> dict[str, Json]:
-    """Read a YAML mapping, refusing repeated keys and filling ``${NAME:-default}``.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read, is no YAML mapping, repeats a key or names an unset variable.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"Config file '{path}' does not exist.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Config file '{path}' cannot be read: {error}") from error
-    try:
-        content = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader subclass
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    except RecursionError:
-        raise ConfigError(f"{path}: not a config: it is nested hundreds of levels deep.") from None
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys to values at the top level.")
-    try:
-        filled: dict[str, Json] = _fill(content, os.environ)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    return filled
-
-
-class _Filled(str):
-    """Text that came from the environment, and so may be a secret: no message shows it."""
-
-    __slots__ = ()
-
-
-def _fill(value: Json, environment: Mapping[str, str]) -> Json:
-    if isinstance(value, dict):
-        return {key: _fill(entry, environment) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_fill(entry, environment) for entry in value]
-    if not isinstance(value, str):
-        return value
-    if "\0" in value or "${" in _VARIABLE.sub("", value):
-        raise ConfigError(
-            f"the value {value!r} holds a NUL or an unfinished variable; write ${{NAME}} or "
-            "${NAME:-default}."
-        )
-
-    def lookup(match: re.Match[str]) -> str:
-        name, default = match.group(1), match.group(2)
-        found = environment.get(name, default)
-        if found is None:
-            raise ConfigError(
-                f"environment variable '{name}' is not set; set it, or give a default with "
-                f"${{{name}:-value}}."
-            )
-        return found
-
-    filled = _VARIABLE.sub(lookup, value)
-    return value if filled == value else _Filled(filled)
-
-
-def validate(model: type[Model], content: Json, *, source: str) -> Model:
-    """Validate ``content`` as ``model``, translating pydantic's report into one ``ConfigError``.
-
-    Parameters
-    ----------
-    model : type
-        A pydantic model.
-    content : JSON-like
-        What was read.
-    source : str
-        Named in the error, e.g. the file.
-    """
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        known = ", ".join(sorted(model.model_fields))
-        raise ConfigError(f"{source}: {_problems(error, known)}") from error
-
-
 def validate_policy(content: Json, *, source: str) -> PolicyConfig:
     """Validate a mapping as one of the policy configs; same errors as ``validate``."""
     try:
         return _POLICY.validate_python(content)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_problems(error, '')}") from error
-
-
-_WANTED = {
-    "dict_type": "give a mapping of keys to values",
-    "frozen_set_type": "give a list",
-    "model_attributes_type": "give a mapping of keys to values",
-    "model_type": "give a mapping of keys to values",
-    "path_type": "give a path",
-    "tuple_type": "give a list",
-}
-"""What pydantic says in terms of Python, in terms of YAML; other messages are plain enough."""
-
-
-def _problems(error: ValidationError, known: str) -> str:
-    problems = []
-    for entry in error.errors(include_url=False):
-        where = ".".join(str(part) for part in entry["loc"])
-        kind, value = entry["type"], entry["input"]
-        message = _WANTED.get(kind, entry["msg"].removeprefix("Value error, "))
-        if kind == "extra_forbidden":
-            top_level = known and len(entry["loc"]) == 1
-            message = "unknown key" + (f" (known: {known})" if top_level else "")
-            known = ""  # said once
-        elif isinstance(value, _Filled):
-            message += " (the value is from the environment)"
-        elif kind != "value_error" and (isinstance(value, _SCALAR) or value is None):
-            message += f", not {value!r:.80}"
-        problems.append(f"{where}: {message}" if where else message)
-    return "; ".join(problems)
-
-
-_SCALAR = (bool, int, float, str)
+        raise ConfigError(f"{source}: {problems(error)}") from error
 
 
 def load_config(path: str | Path) -> RuntimeConfig:

@@ -17,7 +17,8 @@
     │   ├── TargetConnectionError    no connection, or it broke
     │   ├── TargetStatusError        an HTTP status that is not success (``status``)
     │   └── TargetProtocolError      an answer that is not what the API promises
-    └── AllTargetsFailedError    every attempt failed; ``attempts`` lists them          (HTTP 502)
+    ├── AllTargetsFailedError    every attempt failed; ``attempts`` lists them          (HTTP 502)
+    └── RequestError             the service refuses a request; ``status`` and ``code`` say how
 
 Messages name the thing, the value and the remedy. Nothing else in the project defines an
 exception class, and command lines turn a ``RouterError`` into one line and exit status 2.
@@ -195,3 +196,34 @@ class AllTargetsFailedError(RouterError):
     def __init__(self, message: str, *, attempts: Sequence[object] = ()) -> None:
         super().__init__(message)
         self.attempts = tuple(attempts)
+
+
+class RequestError(RouterError):
+    """The service refuses a request.
+
+    Parameters
+    ----------
+    status : int
+        HTTP status: 400, 401, 402, 403, 404, 409, 413, 415, 422, 429, 503, 504.
+    code : str
+        Machine-readable, such as ``invalid_api_key``, ``budget_exceeded``.
+    param : str or None
+        The field of the body that is wrong.
+    retry_after_s : float or None
+        Told as ``Retry-After``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s

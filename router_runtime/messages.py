@@ -181,7 +181,7 @@ def _token_cap(body: Mapping[str, Json]) -> int | None:
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise QueryError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+            raise QueryError(f"{name} is {_shown(value)}; it must be a whole number of at least 1.")
         return value
     return None
 
@@ -193,7 +193,7 @@ def _turn(message: Any, at: int, sources: list[Any]) -> _Turn:
         raise QueryError(f"{where} is {type(message).__name__}; it must be an object.")
     role = message.get("role")
     if role not in _ROLES:
-        raise QueryError(f"{where}.role is {role!r}; known: {', '.join(_ROLES)}.")
+        raise QueryError(f"{where}.role is {_shown(role)}; known: {', '.join(_ROLES)}.")
     content = message.get("content")
     if content is None and role == "assistant":
         content = message.get("refusal")
@@ -225,7 +225,9 @@ def _parts_text(content: Any, where: str, sources: list[Any]) -> str:
                 raise QueryError(f"{place} is an {kind} part without its picture.")
         else:
             known = ", ".join((*_TEXT_PARTS, *_IMAGE_PARTS))
-            raise QueryError(f"{place} has type {kind!r}, which cannot be routed (known: {known}).")
+            raise QueryError(
+                f"{place} has type {_shown(kind)}, which cannot be routed (known: {known})."
+            )
     return "\n".join(text for text in texts if text)
 
 
@@ -300,3 +302,9 @@ def _encodable(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-8", "replace").decode("utf-8")
     return text
+
+
+def _shown(value: Any) -> str:
+    """Show what was given, as far as it fits into an error."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:60] + "..."

@@ -2,9 +2,10 @@
 
 This module only joins: what is routed on is in ``messages``, features in ``prediction/features``,
 probabilities in ``prediction``, dollars in ``prediction/costs`` and ``pricing``, hard needs in
-``eligibility``, the choice in ``policy`` and ``policy_set``. ``decide_batch`` does no network I/O
-of its own, so a dry run, an explanation and an offline evaluation are the same code. A router is
-immutable after construction and may be shared between threads.
+``eligibility``, the choice in ``policy`` and ``policy_set``, calls in ``router_calls``.
+``decide_batch`` does no network I/O of its own, so a dry run, an explanation and an offline
+evaluation are the same code. A router is immutable after construction and may be shared between
+threads.
 """
 
 from __future__ import annotations
@@ -18,14 +19,9 @@ from typing import Any
 import numpy as np
 
 from router_runtime.artifacts import Artifact, load_artifact
-from router_runtime.candidates import capabilities_of, price_table_of
-from router_runtime.config import (
-    FixedConfig,
-    PolicyConfig,
-    RuntimeConfig,
-    load_config,
-    validate,
-)
+from router_runtime.candidates import capabilities_of, check_known, price_table_of
+from router_runtime.config import PolicyConfig, RuntimeConfig, load_config
+from router_runtime.decision_info import all_info
 from router_runtime.eligibility import Eligibility, find_eligible
 from router_runtime.errors import ConfigError, NoEligibleModelError, QueryError
 from router_runtime.images import ImageLimits
@@ -33,7 +29,8 @@ from router_runtime.messages import query_from_prompt
 from router_runtime.policy import Policy
 from router_runtime.policy_set import CUSTOM, custom_policy, known_preset, make_policy_set
 from router_runtime.prediction.costs import CostEstimator
-from router_runtime.prediction.predictor import predict_features
+from router_runtime.prediction.predictor import FeaturePredictor
+from router_runtime.router_calls import CallsCandidates
 from router_runtime.types import (
     F32,
     F64,
@@ -44,11 +41,12 @@ from router_runtime.types import (
     Reason,
     RoutingDecision,
 )
+from router_runtime.yaml_config import validate
 
 logger = logging.getLogger(__name__)
 
 
-class ModelRouter:
+class ModelRouter(CallsCandidates):
     """Routes queries to the cheapest model that is good enough.
 
     Parameters
@@ -126,7 +124,7 @@ class ModelRouter:
         self.artifact = artifact
         self.model_ids = artifact.model_ids
         self._names = np.array(artifact.model_ids, dtype=object)
-        self._check_known(config)
+        check_known(config, artifact.model_ids)
         self._capabilities = capabilities_of(
             config.candidates,
             model_ids=artifact.model_ids,
@@ -174,12 +172,33 @@ class ModelRouter:
         """
         chosen = self.policy(policy)
         eligibility = self.eligible(queries, excluded=excluded)
-        self._check_served(eligibility)
+        self.check_served(eligibility)
         found = self.predict(queries) if X is None else self.predict_features(X)
-        cost = self.expected_cost(queries)
-        ranking = chosen.rank(found.P, cost, eligibility.mask, found.novelty)
-        reasons = chosen.reasons(found.P, cost, eligibility.mask, ranking, found.novelty)
-        return self._decisions(found, cost, eligibility, ranking, reasons, chosen.name)
+        return self.choose(found, self.expected_cost(queries), eligibility, policy=chosen)
+
+    def choose(
+        self, found: Prediction, cost: F64, eligibility: Eligibility, *, policy: Policy
+    ) -> list[RoutingDecision]:
+        """Rank by what was found before: the last step of ``decide_batch``.
+
+        Parameters
+        ----------
+        found : Prediction
+        cost : ndarray of shape (n_queries, n_models)
+            As ``expected_cost`` returns it.
+        eligibility : Eligibility
+            Of the same queries; ``check_served`` passed.
+        policy : Policy
+            One of ``policy`` or ``policy_with_thresholds``.
+
+        Raises
+        ------
+        ConfigError
+            The policy needs costs or novelty, and they are not known.
+        """
+        ranking = policy.rank(found.P, cost, eligibility.mask, found.novelty)
+        reasons = policy.reasons(found.P, cost, eligibility.mask, ranking, found.novelty)
+        return self._decisions(found, cost, eligibility, ranking, reasons, policy.name)
 
     def eligible(
         self, queries: Sequence[Query], *, excluded: Mapping[str, str] | None = None
@@ -193,13 +212,25 @@ class ModelRouter:
         return self.predictor.predict(queries)
 
     def predict_features(self, X: F32) -> Prediction:
-        """Return the same for features of the same artifact."""
-        return predict_features(
-            X,
-            head=self.artifact.head,
-            calibrator=self.artifact.calibrator,
-            novelty=self.artifact.novelty,
-        )
+        """Return the same for features of the same artifact.
+
+        Raises
+        ------
+        ConfigError
+            The artifact's predictor has no features.
+        """
+        if not isinstance(self.predictor, FeaturePredictor):
+            raise ConfigError(
+                f"Artifact '{self.artifact.artifact_id}' predicts from queries and not from "
+                f"features (kind '{self.artifact.parts.kind}'). Leave 'X' out."
+            )
+        return self.predictor.predict_features(X)
+
+    def features(self, queries: Sequence[Query]) -> F32 | None:
+        """Return ``X`` (n_queries, n_features); None where the predictor has no features."""
+        if not isinstance(self.predictor, FeaturePredictor):
+            return None
+        return self.predictor.features.encode(queries)
 
     def probabilities(self, queries: Sequence[Query]) -> F64:
         """Return calibrated ``P`` (n_queries, n_models) in [0, 1]."""
@@ -228,6 +259,11 @@ class ModelRouter:
         """
         return self._policies.get(name)
 
+    @property
+    def policy_names(self) -> list[str]:
+        """Names of all policies, sorted."""
+        return sorted(self._policies.configs)
+
     def policy_config(self, name: str | None = None) -> PolicyConfig:
         """Return the numbers of a policy; of the default one for None.
 
@@ -237,6 +273,12 @@ class ModelRouter:
             If there is none of that name.
         """
         return self._policies.configs[self.policy(name).name]
+
+    def policy_with_thresholds(
+        self, thresholds: Mapping[str, float], *, name: str | None = None
+    ) -> tuple[Policy, PolicyConfig]:
+        """Return a policy with other thresholds, and its numbers; see ``PolicySet``."""
+        return self._policies.with_thresholds(thresholds, name=name)
 
     def decide(
         self,
@@ -266,12 +308,13 @@ class ModelRouter:
         return query_from_prompt(
             text,
             () if images is None else images,
-            rule=self.artifact.features.text,
+            rule=self.artifact.text,
             limits=self.limits,
             allow_paths=True,
         )
 
-    def _check_served(self, eligibility: Eligibility) -> None:
+    def check_served(self, eligibility: Eligibility) -> None:
+        """Raise ``NoEligibleModelError`` where some query has no candidate, with every reason."""
         unserved = np.flatnonzero(~eligibility.mask.any(axis=1))
         if unserved.size:
             row = int(unserved[0])
@@ -301,7 +344,7 @@ class ModelRouter:
                 costs[column][row] = None
         ranked = list(zip(*self._names[ranking].T.tolist(), strict=True))
         ineligible: list[dict[str, str]] = [{} for _ in ranked]
-        for row in np.flatnonzero(~np.all(eligibility.mask, axis=1)).tolist():
+        for row in np.flatnonzero(~eligibility.mask.all(axis=1)).tolist():
             ranked[row] = ranked[row][: np.count_nonzero(eligibility.mask[row])]
             ineligible[row] = self._ineligible(eligibility, row)
         columns = (
@@ -349,7 +392,11 @@ class ModelRouter:
         """
         decision = self.decide(text, images)
         if return_all_info:
-            return self._all_info(decision, has_images=bool(images))
+            return all_info(
+                decision,
+                thresholds=self._policies.default_thresholds(),
+                has_images=bool(images),
+            )
         if return_probabilities:
             return decision.model_id, dict(decision.probabilities)
         return decision.model_id
@@ -394,31 +441,12 @@ class ModelRouter:
             ],
             "threshold_config": self.default_policy,
             "thresholds": self._policies.default_thresholds(),
-            "available_threshold_configs": sorted(self._policies.configs),
+            "available_threshold_configs": self.policy_names,
             "device": self.config.encoder.device,
-            "router_config": dict(self.artifact.head.describe()),
+            "router_config": self.artifact.parts.settings,
             "cost_unit": self.cost_unit,
             "artifact_id": self.artifact.artifact_id,
-            "encoders": [spec.kind for spec in self.artifact.features.encoders],
-        }
-
-    def _all_info(self, decision: RoutingDecision, *, has_images: bool) -> dict[str, Json]:
-        original = max(decision.ranking, key=lambda model: decision.probabilities[model])
-        return {
-            "chosen_model": decision.model_id,
-            "probabilities": dict(decision.probabilities),
-            "original_choice": original,
-            "threshold_applied": decision.model_id != original,
-            "thresholds": self._policies.default_thresholds(),
-            "threshold_config": decision.policy,
-            "has_images": has_images,
-            "reason": str(decision.reason),
-            "ranking": list(decision.ranking),
-            "expected_cost": dict(decision.expected_cost),
-            "cost_unit": decision.cost_unit,
-            "ineligible": dict(decision.ineligible),
-            "artifact_id": decision.artifact_id,
-            "novelty": decision.novelty,
+            "encoders": list(self.artifact.parts.encoders),
         }
 
     # ------------------------------------------------------------------ set-up
@@ -432,33 +460,6 @@ class ModelRouter:
                 raise ConfigError(
                     f"Policy '{self.default_policy}' weighs costs, but none is known for "
                     f"'{model}'. Give it a 'price', or use a policy without costs."
-                )
-
-    def _check_known(self, config: RuntimeConfig) -> None:
-        known = set(self.model_ids)
-        named = {
-            "candidates": [candidate.id for candidate in config.candidates],
-            "model_thresholds": list(config.model_thresholds or ()),
-            "model_costs": list(config.model_costs or ()),
-        }
-        for where, models in named.items():
-            for model in models:
-                if model not in known:
-                    raise ConfigError(
-                        f"Model '{model}' in {where} is not in artifact '{config.artifact}' "
-                        f"(known: {', '.join(self.model_ids)}). Retrain, or remove it."
-                    )
-        for name, policy in config.policies.items():
-            if isinstance(policy, FixedConfig):
-                does, model = "fixes", policy.model
-            elif policy.fallback is not None:
-                does, model = "falls back to", policy.fallback.model
-            else:
-                continue
-            if named["candidates"] and model in known.difference(named["candidates"]):
-                raise ConfigError(
-                    f"Policy '{name}' {does} '{model}', which is not among the candidates; "
-                    "add it there."
                 )
 
     def _column(self, model: str) -> int:

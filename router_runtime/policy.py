@@ -25,10 +25,11 @@ from router_runtime.config import (
     UtilityConfig,
 )
 from router_runtime.errors import ConfigError, NoEligibleModelError, RouterError
+from router_runtime.ranking import all_true, order, unknown_last
 from router_runtime.types import F64, Bool, Int, Reason
 
 # NumPy converts a Python number anew in every call, which counts where there is one query.
-_ZERO, _ONE, _INFINITY = np.zeros(()), np.ones(()), np.array(np.inf)
+_ZERO, _ONE = np.zeros(()), np.ones(())
 
 
 class Policy(Protocol):
@@ -120,9 +121,9 @@ class CheapestQualified:
                 f"but P has {P.shape[1]} columns."
             )
         qualified = self.thresholds <= P
-        known = _unknown_last(cost)
+        known = unknown_last(cost)
         likely_first = -P
-        return _order(
+        return order(
             eligible,
             ~qualified,
             np.where(qualified, known, likely_first),
@@ -179,11 +180,11 @@ class Utility:
 
     def rank(self, P: F64, cost: F64, eligible: Bool, novelty: F64 | None = None) -> Int:
         _check(P, cost, eligible)
-        known = _unknown_last(cost)
+        known = unknown_last(cost)
         if not self.needs_cost:
-            return _order(eligible, -P, known)
+            return order(eligible, -P, known)
         self._require_costs(cost, eligible)
-        return _order(eligible, self.lambda_per_usd * known - P, known, -P)
+        return order(eligible, self.lambda_per_usd * known - P, known, -P)
 
     def reasons(
         self, P: F64, cost: F64, eligible: Bool, ranking: Int, novelty: F64 | None = None
@@ -191,8 +192,9 @@ class Utility:
         return _explain(eligible, _chosen(ranking) >= 0, Reason.HIGHEST_UTILITY)
 
     def _require_costs(self, cost: F64, eligible: Bool) -> None:
-        unknown = np.flatnonzero((np.isnan(cost) & eligible).any(axis=0))
-        if len(unknown):
+        lacking = np.isnan(cost) & eligible
+        if np.count_nonzero(lacking):
+            unknown = np.flatnonzero(lacking.any(axis=0))
             who = ", ".join(
                 f"'{self.model_ids[j]}'" if self.model_ids else f"column {j}" for j in unknown
             )
@@ -217,7 +219,7 @@ class HighestProbability:
 
     def rank(self, P: F64, cost: F64, eligible: Bool, novelty: F64 | None = None) -> Int:
         _check(P, cost, eligible)
-        return _order(eligible, -P, _unknown_last(cost))
+        return order(eligible, -P, unknown_last(cost))
 
     def reasons(
         self, P: F64, cost: F64, eligible: Bool, ranking: Int, novelty: F64 | None = None
@@ -249,7 +251,7 @@ class Fixed:
                 f"but P has {P.shape[1]} columns."
             )
         other = np.broadcast_to(np.arange(P.shape[1]) != self.column, P.shape)
-        return _order(eligible, other, -P, _unknown_last(cost))
+        return order(eligible, other, -P, unknown_last(cost))
 
     def reasons(
         self, P: F64, cost: F64, eligible: Bool, ranking: Int, novelty: F64 | None = None
@@ -260,11 +262,12 @@ class Fixed:
 
 @dataclass(frozen=True)
 class WithFallback:
-    """A policy that gives queries unlike the training data to one fixed candidate.
+    """A policy that gives queries of which little is known to one fixed candidate.
 
-    Where novelty is above the bound and the candidate is eligible, it comes first
-    (``Reason.NOVEL_QUERY``) and the others keep the order of the wrapped policy behind it. All
-    other rows are ranked by the wrapped policy alone.
+    Where novelty is above its bound, or no eligible candidate's probability reaches the other, and
+    the candidate is eligible, it comes first (``Reason.NOVEL_QUERY``, ``Reason.LOW_CONFIDENCE``)
+    and the others keep the order of the wrapped policy behind it. All other rows are ranked by the
+    wrapped policy alone.
 
     Parameters
     ----------
@@ -272,23 +275,29 @@ class WithFallback:
         The wrapped policy.
     column : int
         Column of the candidate, from 0.
-    novelty_above : float
-        The bound, in [0, 1]; novelty of exactly the bound does not fall back.
+    novelty_above, confidence_below : float or None
+        The bounds, in [0, 1]; exactly a bound does not fall back, None never does.
 
     Raises
     ------
     ConfigError
-        The bound is outside [0, 1].
+        A bound is outside [0, 1].
     """
 
     policy: Policy
     column: int
-    novelty_above: float
-    needs_novelty: bool = True
+    novelty_above: float | None
+    confidence_below: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.novelty_above <= 1:
-            raise ConfigError(f"novelty_above must be in [0, 1], not {self.novelty_above}.")
+        for name in ("novelty_above", "confidence_below"):
+            bound = getattr(self, name)
+            if bound is not None and not 0 <= bound <= 1:
+                raise ConfigError(f"{name} must be in [0, 1], not {bound}.")
+
+    @property
+    def needs_novelty(self) -> bool:
+        return self.novelty_above is not None
 
     @property
     def name(self) -> str:
@@ -305,34 +314,43 @@ class WithFallback:
                 f"The policy '{self.name}' falls back to column {self.column}, "
                 f"but P has {P.shape[1]} columns."
             )
-        moved = np.flatnonzero(self._novel(novelty, len(P)) & eligible[:, self.column])
+        little_known = self._novel(novelty, len(P)) | self._unsure(P, eligible)
+        moved = (little_known & eligible[:, self.column]).nonzero()[0]
         if not moved.size:
             return ranking
         others = np.argsort(ranking[moved] != self.column, axis=1, kind="stable")
         ranking = ranking.copy()
-        ranking[moved] = np.take_along_axis(ranking[moved], others, axis=1)
+        ranking[moved] = ranking[moved[:, None], others]
         return ranking
 
     def reasons(
         self, P: F64, cost: F64, eligible: Bool, ranking: Int, novelty: F64 | None = None
     ) -> list[Reason]:
-        moved = self._novel(novelty, len(P)) & (_chosen(ranking) == self.column)
-        return [
-            Reason.NOVEL_QUERY if fell_back and reason is not Reason.ONLY_ELIGIBLE else reason
-            for fell_back, reason in zip(
-                moved.tolist(),
-                self.policy.reasons(P, cost, eligible, ranking, novelty),
-                strict=True,
-            )
-        ]
+        reasons = self.policy.reasons(P, cost, eligible, ranking, novelty)
+        taken = _chosen(ranking) == self.column
+        for row in (taken & self._unsure(P, eligible)).nonzero()[0].tolist():
+            if reasons[row] is not Reason.ONLY_ELIGIBLE:
+                reasons[row] = Reason.LOW_CONFIDENCE
+        for row in (taken & self._novel(novelty, len(P))).nonzero()[0].tolist():
+            if reasons[row] is not Reason.ONLY_ELIGIBLE:
+                reasons[row] = Reason.NOVEL_QUERY
+        return reasons
+
+    def _unsure(self, P: F64, eligible: Bool) -> Bool:
+        if self.confidence_below is None:
+            return np.zeros(len(P), dtype=np.bool_)
+        unsure: Bool = np.where(eligible, P, 0.0).max(axis=1, initial=0.0) < self.confidence_below
+        return unsure
 
     def _novel(self, novelty: F64 | None, n_queries: int) -> Bool:
+        if self.novelty_above is None:
+            return np.zeros(n_queries, dtype=np.bool_)
         if novelty is None:
             raise ConfigError(
                 f"The policy '{self.name}' falls back on novel queries, but their novelty is not "
                 "known here. Retrain with 'novelty: {enabled: true}', or remove 'fallback'."
             )
-        if novelty.shape != (n_queries,) or not np.all((novelty >= 0) & (novelty <= 1)):
+        if novelty.shape != (n_queries,) or not all_true((novelty >= _ZERO) & (novelty <= _ONE)):
             raise RouterError(
                 f"Novelty must be {n_queries} numbers in [0, 1], one per query; got an array of "
                 f"shape {novelty.shape}."
@@ -349,7 +367,7 @@ def _check(P: F64, cost: F64, eligible: Bool) -> None:
     if eligible.dtype != np.bool_:
         raise RouterError(f"eligible must be bool, not {eligible.dtype}.")
     inside = (P >= _ZERO) & (P <= _ONE)
-    if not _all(inside):
+    if not all_true(inside):
         row, column = np.argwhere(~inside)[0]
         raise RouterError(
             f"Probabilities must lie in [0, 1]: row {row}, column {column} is {P[row, column]}."
@@ -358,55 +376,9 @@ def _check(P: F64, cost: F64, eligible: Bool) -> None:
         raise RouterError("Expected costs must be finite and >= 0, or NaN where unknown.")
 
 
-def _all(mask: Bool) -> bool:
-    """Return ``mask.all()``, which takes eight times as long for a few models of one query."""
-    return int(np.count_nonzero(mask)) == mask.size
-
-
-def _unknown_last(cost: F64) -> F64:
-    return np.where(np.isnan(cost), _INFINITY, cost)
-
-
-def _order(eligible: Bool, *keys: F64 | Bool) -> Int:
-    """Sort each row's columns by ``keys`` (most important first, ascending, stable)."""
-    every = _all(eligible)
-    order = _order_by_first(eligible, keys) if _is_wide(eligible, keys[0]) else None
-    if order is None:  # lexsort wants the most important key last
-        order = np.lexsort(keys[::-1] if every else (*reversed(keys), ~eligible), axis=-1)
-    if every:
-        return order
-    place = np.arange(eligible.shape[1])
-    filled: Int = np.where(place < eligible.sum(axis=1, keepdims=True), order, -1)
-    return filled
-
-
-def _is_wide(eligible: Bool, key: F64 | Bool) -> bool:
-    n_queries, n_models = eligible.shape
-    return n_queries >= 512 and n_models > 8 and key.dtype == np.float64
-
-
-def _order_by_first(eligible: Bool, keys: Sequence[F64 | Bool]) -> Int | None:
-    """Sort by the first key alone, several times as fast, and by all where that leaves a tie.
-
-    The ineligible columns come last in any order. None where the key is infinite for an eligible
-    one.
-    """
-    first = np.where(eligible, keys[0], _INFINITY)
-    order = np.argsort(first, axis=-1)
-    found = np.take_along_axis(first, order, axis=-1)
-    finite = found < _INFINITY
-    if np.count_nonzero(finite) != np.count_nonzero(eligible):
-        return None
-    tied = np.flatnonzero(((found[:, 1:] == found[:, :-1]) & finite[:, 1:]).any(axis=1))
-    if tied.size:
-        last = [key[tied] for key in reversed(keys)]
-        order[tied] = np.lexsort((*last, ~eligible[tied]), axis=-1)
-    return order
-
-
 def _chosen(ranking: Int) -> Int:
     chosen = ranking[:, 0]
-    if np.any(chosen < 0):
+    if np.count_nonzero(chosen < 0):
         row = int(np.argmax(chosen < 0))
         raise NoEligibleModelError(f"Row {row} has no eligible candidate to give a reason for.")
     return chosen
@@ -468,7 +440,8 @@ def build_policy(
         return rule
     fallback = config.fallback
     _require_known([fallback.model], model_ids, f"The policy '{name}' falls back to")
-    return WithFallback(rule, list(model_ids).index(fallback.model), fallback.novelty_above)
+    column = list(model_ids).index(fallback.model)
+    return WithFallback(rule, column, fallback.novelty_above, fallback.confidence_below)
 
 
 def _rule(config: PolicyConfig, *, model_ids: Sequence[str], name: str) -> Policy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from router_runtime.artifacts import Artifact
@@ -55,10 +55,41 @@ class PolicySet:
 
     def default_thresholds(self) -> dict[str, float]:
         """Return the default policy's threshold per model; empty where it has none."""
-        config = self.configs[self.default]
-        if not isinstance(config, CheapestQualifiedConfig):
-            return {}
-        return {m: config.thresholds.get(m, config.default_threshold) for m in self.model_ids}
+        return thresholds_of(self.configs[self.default], self.model_ids)
+
+    def with_thresholds(
+        self, thresholds: Mapping[str, float], *, name: str | None = None
+    ) -> tuple[Policy, PolicyConfig]:
+        """Return a policy of one call's own thresholds, and its numbers.
+
+        They replace, model by model, those of the policy ``name``. Where none is named and the
+        default has no thresholds, they alone are the policy ``custom``, in which a model without
+        a threshold qualifies.
+
+        Raises
+        ------
+        ConfigError
+            If there is no policy of that name, it has no thresholds, or a model is unknown.
+        """
+        base_name = _known(self.default if name is None else name, self.policies)
+        base = self.configs[base_name]
+        if isinstance(base, CheapestQualifiedConfig):
+            own = base.model_copy(update={"thresholds": {**base.thresholds, **thresholds}})
+        elif name is None:
+            base_name, own = CUSTOM, CheapestQualifiedConfig(thresholds=dict(thresholds))
+        else:
+            raise ConfigError(
+                f"Policy '{name}' has no thresholds that could be replaced; name one of kind "
+                "'cheapest_qualified', or leave the thresholds out."
+            )
+        return build_policy(own, model_ids=self.model_ids, name=base_name), own
+
+
+def thresholds_of(config: PolicyConfig, model_ids: Sequence[str]) -> dict[str, float]:
+    """Return a policy's threshold per model; empty where it has none."""
+    if not isinstance(config, CheapestQualifiedConfig):
+        return {}
+    return {m: config.thresholds.get(m, config.default_threshold) for m in model_ids}
 
 
 def make_policy_set(config: RuntimeConfig, artifact: Artifact, *, cost_unit: str) -> PolicySet:
@@ -101,7 +132,7 @@ def make_policy_set(config: RuntimeConfig, artifact: Artifact, *, cost_unit: str
 
 def _check_novelty(policies: Mapping[str, Policy], artifact: Artifact) -> None:
     for name, policy in policies.items():
-        if policy.needs_novelty and artifact.novelty is None:
+        if policy.needs_novelty and not artifact.tells_novelty:
             raise ConfigError(
                 f"Policy '{name}' has a fallback for novel queries, but artifact "
                 f"'{artifact.artifact_id}' cannot tell which are novel. Retrain with "

@@ -52,9 +52,12 @@ class Usage:
     images: int = 0
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            if getattr(self, f.name) < 0:
-                raise ConfigError(f"Usage.{f.name} must be >= 0, not {getattr(self, f.name)}.")
+        counts = (self.input_tokens, self.output_tokens, self.cached_input_tokens, self.images)
+        if min(counts) < 0:
+            name, count = next(
+                (f.name, n) for f, n in zip(fields(self), counts, strict=True) if n < 0
+            )
+            raise ConfigError(f"Usage.{name} must be >= 0, not {count}.")
         if self.cached_input_tokens > self.input_tokens:
             raise ConfigError(
                 f"Usage.cached_input_tokens ({self.cached_input_tokens}) must not exceed "
@@ -257,12 +260,22 @@ class PriceTable:
         return dollars
 
     def _rate(self, field: str) -> F64:
-        return _column_values(
-            tuple(
-                None if price is None or (rate := getattr(price, field)) is None else float(rate)
-                for price in self.prices
+        return self._rates[field]
+
+    @cached_property
+    def _rates(self) -> dict[str, F64]:
+        """Every price as a number by column, NaN where there is none."""
+        return {
+            f.name: _column_values(
+                tuple(
+                    None
+                    if price is None or (rate := getattr(price, f.name)) is None
+                    else float(rate)
+                    for price in self.prices
+                )
             )
-        )
+            for f in fields(Price)
+        }
 
 
 def _column_values(values: tuple[float | None, ...]) -> F64:

@@ -115,6 +115,7 @@ class Reason(StrEnum):
     FIXED_INELIGIBLE = "fixed_ineligible_highest_probability"
     ONLY_ELIGIBLE = "only_eligible"
     NOVEL_QUERY = "novel_query_fallback"
+    LOW_CONFIDENCE = "low_confidence_fallback"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from router_runtime.prediction.encoders.specs import (
     EncoderSpec,
     RemoteSpec,
 )
+from router_runtime.prediction.feature_parts import FeatureParts
 from router_runtime.prediction.features import FeatureSpec
 from router_runtime.prediction.heads.base import import_optional
 from router_runtime.types import Head, Json
@@ -93,10 +94,7 @@ def import_artifact(
         logger.warning("%s", note)
     artifact = Artifact(
         model_ids=names,
-        features=plain_features(spec),
-        encoder_fingerprints=(None,),
-        encoder_states=(None,),
-        head=found.head,
+        parts=FeatureParts(plain_features(spec), (None,), (None,), found.head),
         calibrator=Calibrator.identity(len(names)),
         training={
             "imported": {name: _digest(folder / name) for name in found.files},

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from router_runtime.config import RuntimeConfig, read_yaml, validate
+from router_runtime.config import RuntimeConfig
 from router_runtime.errors import ConfigError
 from router_runtime.types import Json
+from router_runtime.yaml_config import read_yaml, validate
 
 OBJECTIVE = "nn_objective_fn"
 ROUTER = "sfc_router"

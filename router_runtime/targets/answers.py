@@ -204,10 +204,12 @@ def read_usage(usage: Json, *, images: int = 0) -> Usage | None:
 
 def _detail(usage: Mapping[str, Json], name: str, key: str) -> Json:
     details = usage.get(name)
-    return details.get(key) if isinstance(details, Mapping) else None
+    return details.get(key) if details and isinstance(details, Mapping) else None
 
 
 def _count(value: Json) -> int | None:
+    if type(value) is int:  # as in nearly every answer
+        return value if 0 <= value <= _MOST_TOKENS else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value <= _MOST_TOKENS and value == int(value) else None

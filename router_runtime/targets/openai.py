@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
-from router_runtime.config import AzureTargetConfig, TargetConfig
+from router_runtime.config import AzureTargetConfig, HttpTargetConfig
 from router_runtime.errors import (
     ConfigError,
     TargetConnectionError,
@@ -45,7 +45,7 @@ class OpenAITarget:
     ----------
     model_id : str
         The candidate's id.
-    config : TargetConfig
+    config : HttpTargetConfig
         Where and how it is called.
     key : str or None
         Sent as the API key; None sends none.
@@ -61,7 +61,7 @@ class OpenAITarget:
     def __init__(
         self,
         model_id: str,
-        config: TargetConfig,
+        config: HttpTargetConfig,
         *,
         key: str | None = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
@@ -169,7 +169,7 @@ class OpenAITarget:
         raise failure
 
 
-def _client(config: TargetConfig, http: httpx2.AsyncClient) -> openai.AsyncOpenAI:
+def _client(config: HttpTargetConfig, http: httpx2.AsyncClient) -> openai.AsyncOpenAI:
     """Return the SDK's client; an empty text where it would look into the environment."""
     if isinstance(config, AzureTargetConfig):
         return openai.AsyncAzureOpenAI(
@@ -197,7 +197,7 @@ def _client(config: TargetConfig, http: httpx2.AsyncClient) -> openai.AsyncOpenA
     )
 
 
-def _key_headers(config: TargetConfig, key: str | None) -> dict[str, str]:
+def _key_headers(config: HttpTargetConfig, key: str | None) -> dict[str, str]:
     if key is None:
         return {}
     if isinstance(config, AzureTargetConfig):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from router_runtime.config import TargetConfig
+from router_runtime.config import LoraVllmTargetConfig, PeftTargetConfig, TargetConfig
 from router_runtime.errors import ConfigError, MissingDependencyError
 from router_runtime.targets.base import Target
 
@@ -30,19 +30,42 @@ def build_target(
         The variable that ``api_key_env`` names is not set or holds no key, or the URL or a
         parameter cannot be used.
     MissingDependencyError
-        The ``openai`` package is not installed.
+        The ``openai`` package is not installed, or what experts in this process need.
     """
-    key = _key(model_id, config.api_key_env, os.environ if environment is None else environment)
+    if isinstance(config, PeftTargetConfig):
+        return _expert(model_id, config)
+    key = key_of(model_id, config.api_key_env, os.environ if environment is None else environment)
     try:
+        from router_runtime.targets.lora import LoraVllmTarget
         from router_runtime.targets.openai import OpenAITarget
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("openai", "httpx2", "aiohttp", "yarl"):
             raise
         raise MissingDependencyError("openai", "label") from error
+    if isinstance(config, LoraVllmTargetConfig):
+        return LoraVllmTarget(model_id, config, key=key)
     return OpenAITarget(model_id, config, key=key)
 
 
-def _key(model_id: str, name: str | None, environment: Mapping[str, str]) -> str | None:
+def _expert(model_id: str, config: PeftTargetConfig) -> Target:
+    try:
+        from router_runtime.targets.peft import PeftTarget
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in ("peft", "torch", "transformers"):
+            raise
+        raise MissingDependencyError(package, "lora") from error
+    return PeftTarget(model_id, config)
+
+
+def key_of(model_id: str, name: str | None, environment: Mapping[str, str]) -> str | None:
+    """Return the key of a target from the variable of that name; None where it has no key.
+
+    Raises
+    ------
+    ConfigError
+        The variable is not set, or holds what no HTTP header may carry.
+    """
     if name is None:
         return None
     key = environment.get(name, "").strip()

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import cast
 
 import aiohttp
 import httpx2
@@ -25,13 +24,13 @@ from router_runtime.targets.failures import Asked
 
 _SENT = frozenset(
     {
-        "accept",
-        "connection",
-        "content-length",
-        "content-type",
-        "host",
-        "transfer-encoding",
-        "user-agent",
+        b"accept",
+        b"connection",
+        b"content-length",
+        b"content-type",
+        b"host",
+        b"transfer-encoding",
+        b"user-agent",
     }
 )
 _KEEPALIVE_S = 4.0  # below the 5 s after which common servers hang up
@@ -61,7 +60,7 @@ class Door(httpx2.AsyncBaseTransport):
         max_bytes: int,
     ) -> None:
         self._asked = asked
-        self._headers = {**key_headers, "Accept-Encoding": "identity"}
+        self._headers = [*key_headers.items(), ("Accept-Encoding", "identity")]
         self._max_bytes = max_bytes
         self._wire = _Wire(max_connections)
 
@@ -74,11 +73,19 @@ class Door(httpx2.AsyncBaseTransport):
             The answer is a redirect, compressed, or longer than ``max_bytes``; the last also
             while the body is read.
         """
-        kept = [(name, value) for name, value in request.headers.multi_items() if name in _SENT]
-        request.headers = httpx2.Headers([*kept, *self._headers.items()])
-        response = await self._wire.handle_async_request(request)
-        stream = cast(httpx2.AsyncByteStream, response.stream)
-        response.stream = _Bounded(stream, self._asked, self._max_bytes)
+        kept = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in request.headers.raw
+            if name.lower() in _SENT
+        ]
+        answer = await self._wire.send(
+            request.method, str(request.url), [*kept, *self._headers], await request.aread()
+        )
+        response = httpx2.Response(
+            answer.status,
+            headers=answer.raw_headers,
+            stream=_Body(answer, self._asked, self._max_bytes),
+        )
         try:
             self._check(response)
         except BaseException:
@@ -108,7 +115,7 @@ class Door(httpx2.AsyncBaseTransport):
         await self._wire.aclose()
 
 
-class _Wire(httpx2.AsyncBaseTransport):
+class _Wire:
     """HTTP through aiohttp, whose parser is written in C: half the processor time of httpx2's own.
 
     Errors are httpx2's, caused by aiohttp's.
@@ -118,22 +125,22 @@ class _Wire(httpx2.AsyncBaseTransport):
         self._max_connections = max_connections
         self._session: aiohttp.ClientSession | None = None
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+    async def send(
+        self, method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes
+    ) -> aiohttp.ClientResponse:
+        """Send a request as it is; return its answer when the headers are there."""
         if self._session is None:  # made in the event loop that uses it
             self._session = _session(self._max_connections)
         for _ in range(2):  # so that a connection that the server closed meanwhile is seen to be
             await asyncio.sleep(0)
         with _translated():
-            response = await self._session.request(
-                request.method,
-                URL(str(request.url), encoded=True),
-                headers=request.headers.multi_items(),
-                data=await request.aread() or None,
+            return await self._session.request(
+                method,
+                URL(url, encoded=True),
+                headers=headers,
+                data=body or None,
                 allow_redirects=False,
             )
-        return httpx2.Response(
-            response.status, headers=response.raw_headers, stream=_Body(response)
-        )
 
     async def aclose(self) -> None:
         if self._session is not None:
@@ -159,16 +166,24 @@ def _tls() -> ssl.SSLContext:
 
 
 class _Body(httpx2.AsyncByteStream):
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
+    """The body of an answer, which ends in an error after ``max_bytes``."""
+
+    def __init__(self, answer: aiohttp.ClientResponse, asked: Asked, max_bytes: int) -> None:
+        self._answer = answer
+        self._asked = asked
+        self._max_bytes = max_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = self._max_bytes
         with _translated():
-            async for chunk in self._response.content.iter_any():
+            async for chunk in self._answer.content.iter_any():
+                left -= len(chunk)
+                if left < 0:
+                    raise _too_long(self._asked, self._max_bytes)
                 yield chunk
 
     async def aclose(self) -> None:
-        self._response.release()
+        self._answer.release()
 
 
 @contextmanager
@@ -181,26 +196,6 @@ def _translated() -> Iterator[None]:
         raise httpx2.ReadError(str(error)) from error
     except (aiohttp.http_exceptions.HttpProcessingError, ValueError) as error:
         raise httpx2.RemoteProtocolError(str(error)) from error
-
-
-class _Bounded(httpx2.AsyncByteStream):
-    """A body that ends in an error after ``max_bytes``."""
-
-    def __init__(self, stream: httpx2.AsyncByteStream, asked: Asked, max_bytes: int) -> None:
-        self._stream = stream
-        self._asked = asked
-        self._left = max_bytes
-        self._max_bytes = max_bytes
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._stream:
-            self._left -= len(chunk)
-            if self._left < 0:
-                raise _too_long(self._asked, self._max_bytes)
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
 
 
 def _too_long(asked: Asked, max_bytes: int) -> TargetProtocolError:

@@ -9,11 +9,10 @@ from router_runtime.config import (
     RuntimeConfig,
     UtilityConfig,
     load_config,
-    read_yaml,
-    validate,
     validate_policy,
 )
 from router_runtime.errors import ConfigError
+from router_runtime.yaml_config import read_yaml, validate
 
 
 def written(tmp_path: Path, text: str) -> Path:

@@ -10,9 +10,10 @@ import PIL.Image
 import pytest
 
 from router_runtime import ModelRouter
-from router_runtime.config import RuntimeConfig, validate
+from router_runtime.config import RuntimeConfig
 from router_runtime.errors import ConfigError, NoEligibleModelError, QueryError
 from router_runtime.types import Query, Reason, Requirements
+from router_runtime.yaml_config import validate
 
 SMALL, LARGE = "sim-small-text", "sim-large-vl"
 
@@ -381,3 +382,25 @@ def test_a_fallback_that_is_no_candidate_is_refused(folder):
     candidates = [{"id": LARGE, "modalities": ["text", "image"]}]
     with pytest.raises(ConfigError, match=f"falls back to '{SMALL}', which is not among"):
         configured(folder, candidates=candidates, **FALLING_BACK)
+
+
+def test_choosing_from_what_was_predicted_is_what_decide_does(router):
+    queries = [Query("What is 17 + 25?"), Query("Name a colour.")]
+    found = router.predict(queries)
+    eligibility = router.eligible(queries, excluded={LARGE: "down"})
+    policy = router.policy("economy")
+    chosen = router.choose(found, router.expected_cost(queries), eligibility, policy=policy)
+    assert chosen == router.decide_batch(queries, policy="economy", excluded={LARGE: "down"})
+
+
+def test_thresholds_of_one_call_refine_a_policy_or_are_one(router):
+    policy, numbers = router.policy_with_thresholds({SMALL: 0.9}, name="conservative")
+    assert policy.name == "conservative"
+    assert (numbers.thresholds, numbers.default_threshold) == ({SMALL: 0.9}, 0.8)
+    policy, numbers = router.policy_with_thresholds({SMALL: 0.9})
+    assert (policy.name, numbers.default_threshold) == ("custom", 0.0)
+    with pytest.raises(ConfigError, match="has no thresholds"):
+        router.policy_with_thresholds({SMALL: 0.9}, name="quality")
+    with pytest.raises(ConfigError, match="nobody"):
+        router.policy_with_thresholds({"nobody": 0.9}, name="economy")
+    assert "economy" in router.policy_names

@@ -382,6 +382,62 @@ def test_novelty_that_is_none_is_refused(novelty):
         falling_back().rank(SURE_OF_A, NO_COST, ALL, novelty=novelty)
 
 
+def unsure(below, config=HighestProbabilityConfig(), model="c", above=None):
+    fallback = FallbackConfig(model=model, confidence_below=below, novelty_above=above)
+    return build_policy(config.model_copy(update={"fallback": fallback}), model_ids=ABC)
+
+
+def ranked(policy, P, eligible=None, novelty=None):
+    P = np.array(P)
+    eligible = np.ones(P.shape, bool) if eligible is None else np.array(eligible)
+    cost = np.full(P.shape, np.nan)
+    ranking = policy.rank(P, cost, eligible, novelty)
+    return ranking.tolist(), policy.reasons(P, cost, eligible, ranking, novelty)
+
+
+def test_where_no_probability_reaches_the_bound_the_fallback_comes_first():
+    P = [[0.6, 0.3, 0.1], [0.49, 0.4, 0.11], [0.5, 0.3, 0.2]]
+    ranking, reasons = ranked(unsure(0.5), P)
+    assert ranking == [[0, 1, 2], [2, 0, 1], [0, 1, 2]]
+    assert reasons == [
+        Reason.HIGHEST_PROBABILITY,
+        Reason.LOW_CONFIDENCE,
+        Reason.HIGHEST_PROBABILITY,
+    ]
+    assert not unsure(0.5).needs_novelty
+
+
+def test_only_eligible_candidates_make_it_sure():
+    P, eligible = [[0.9, 0.3, 0.1], [0.9, 0.3, 0.1]], [[False, True, True], [False, True, False]]
+    ranking, reasons = ranked(unsure(0.5), P, eligible)
+    assert ranking == [[2, 1, -1], [1, -1, -1]]
+    assert reasons == [Reason.LOW_CONFIDENCE, Reason.ONLY_ELIGIBLE]
+
+
+def test_novelty_is_the_reason_where_both_bounds_are_crossed():
+    policy = unsure(0.5, above=0.9)
+    assert policy.needs_novelty
+    P = [[0.4, 0.3, 0.3]] * 3 + [[0.8, 0.1, 0.1]]
+    _, reasons = ranked(policy, P, novelty=np.array([0.95, 0.5, 0.9, 0.95]))
+    assert reasons == [
+        Reason.NOVEL_QUERY,
+        Reason.LOW_CONFIDENCE,
+        Reason.LOW_CONFIDENCE,
+        Reason.NOVEL_QUERY,
+    ]
+
+
+def test_a_bound_on_confidence_alone_does_not_ask_for_novelty():
+    assert FallbackConfig(model="a").novelty_above == 0.99
+    assert FallbackConfig(model="a", confidence_below=0.5).novelty_above is None
+    both = FallbackConfig(model="a", confidence_below=0.5, novelty_above=0.9)
+    assert FallbackConfig.model_validate(both.model_dump()) == both
+    with pytest.raises(ValueError, match="novelty_above, confidence_below or both"):
+        FallbackConfig(model="a", novelty_above=None)
+    with pytest.raises(ConfigError, match="confidence_below must be in"):
+        WithFallback(HighestProbability(), 0, None, 1.5)
+
+
 def test_an_unknown_fallback_is_named():
     with pytest.raises(ConfigError, match="falls back to 'x', which this router does not know"):
         falling_back(model="x")

@@ -10,10 +10,10 @@ from router_runtime.config import (
     CandidateConfig,
     CompatibleTargetConfig,
     OpenAITargetConfig,
-    validate,
 )
 from router_runtime.errors import ConfigError, MissingDependencyError
 from router_runtime.targets.registry import build_target
+from router_runtime.yaml_config import validate
 
 LOCAL = CompatibleTargetConfig(kind="compatible", base_url="http://127.0.0.1:9/v1")
 

@@ -1,0 +1,1 @@
+"""The service: an OpenAI-compatible gateway that routes, explains, limits and counts."""
