@@ -13,6 +13,9 @@ source          what is read
                 prompts listed in a ``contaminated_prompts.jsonl`` beside or above are marked
 ``notdiamond``  Not Diamond's CSV: ``prompt`` and per model ``<provider>/<model>/score``, optionally
                 ``/cost`` (USD; ``/response`` is ignored)
+``routing``     a folder of ``generate-routing-data``: ``train.jsonl`` and ``val.jsonl`` together,
+                or one of its files. Exactly one adapter is right, so it scores 1 and the others 0;
+                models are the adapters, in the order of ``metadata.json``
 ==============  ====================================================================================
 
 Each becomes rows of the ``scored`` shape, so that one piece of code checks all. RouterBench itself
@@ -22,6 +25,7 @@ is distributed as a pickle, which runs code when opened, and must be exported fi
 from __future__ import annotations
 
 import ast
+import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -34,15 +38,17 @@ from router_runtime.images import DEFAULT_LIMITS, ImageLimits
 from router_runtime.messages import TextRule
 from router_training.formats import Row, kind_of, parquet_files, read_rows
 from router_training.labels import Evaluations, OnBadRow, evaluations_from_rows
-from router_training.pictures import Pictures
+from router_training.pictures import Pictures, parts_of
 
-Source: TypeAlias = Literal["records", "routerbench", "routellm", "notdiamond"]
+Source: TypeAlias = Literal["records", "routerbench", "routellm", "notdiamond", "routing"]
 _Convert: TypeAlias = Callable[[Mapping[str, Any], int], dict[str, Any]]
 
 _COST: Final = "|total_cost"
 _RESPONSE: Final = "|model_response"
 _CONTAMINATED: Final = "contaminated_prompts.jsonl"
 _INDEX_COLUMNS: Final = ("", "Unnamed: 0", "__index_level_0__")
+_ROUTING_FILES: Final = ("train.jsonl", "val.jsonl", "eval.jsonl")
+_SPEAKERS: Final = {"system": "system", "human": "user", "gpt": "assistant"}
 
 
 def detect_format(path: str | Path) -> Source:
@@ -55,7 +61,11 @@ def detect_format(path: str | Path) -> Source:
     """
     path = Path(path)
     if path.is_dir():
+        if (path / _ROUTING_FILES[0]).is_file() and _adapters_of(path):
+            return "routing"
         return "records" if parquet_files(path) else "routellm"
+    if path.name in _ROUTING_FILES and _adapters_of(path.parent):
+        return "routing"
     if kind_of(path) in (".json", ".jsonl"):
         return "records"
     columns = _columns(path)
@@ -102,7 +112,7 @@ def import_file(
     path : str or Path
         A file, a folder of Parquet files, or a folder of RouteLLM's CSV files.
     source : str
-        ``auto``, ``records``, ``routerbench``, ``routellm`` or ``notdiamond``.
+        ``auto``, ``records``, ``routerbench``, ``routellm``, ``notdiamond`` or ``routing``.
     image_root, on_bad_row, model_ids, rule, limits
         As in ``labels.read_evaluations``.
     drop_contaminated : bool
@@ -238,6 +248,66 @@ def _notdiamond_row(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     }
 
 
+def _routing_rows(path: Path) -> Iterator[Row]:
+    """Yield rows of routing data as scored records: 1 for the adapter, 0 for the others.
+
+    Of a folder ``eval.jsonl`` is left, to evaluate on. Rows with a common picture are one group,
+    and a row's data set is its adapter.
+    """
+    folder = path if path.is_dir() else path.parent
+    adapters = _adapters_of(folder)
+    if not adapters:
+        raise DataError("It does not list the adapters.", file=str(folder / "metadata.json"))
+    files = [path]
+    if path.is_dir():
+        files = [path / name for name in _ROUTING_FILES[:2] if (path / name).is_file()]
+    convert = partial(_routing_row, adapters=adapters)
+    rows = chain.from_iterable(_converted(read_rows(file), convert) for file in files)
+    if len(files) == 1:
+        return rows
+    return (Row(number, row.value) for number, row in enumerate(rows, start=1))
+
+
+def _adapters_of(folder: Path) -> tuple[str, ...]:
+    """Return the adapters in the order of their labels; none where the folder lists none."""
+    try:
+        return tuple(map(str, json.loads((folder / "metadata.json").read_bytes())["adapters"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return ()
+
+
+def _routing_row(row: Mapping[str, Any], number: int, *, adapters: Sequence[str]) -> dict[str, Any]:
+    adapter, turns = row.get("adapter"), row.get("conversations")
+    if adapter not in adapters:
+        raise DataError(f"It is {adapter!r}; known: {', '.join(adapters)}.", field="adapter")
+    if not isinstance(turns, list) or not all(
+        isinstance(turn, Mapping)
+        and turn.get("from") in _SPEAKERS
+        and isinstance(turn.get("value"), str)
+        for turn in turns
+    ):
+        raise DataError(
+            "A turn must have 'from' (system, human or gpt) and a text 'value'.",
+            field="conversations",
+        )
+    metadata = row.get("metadata")
+    routing = metadata.get("routing") if isinstance(metadata, Mapping) else None
+    return {
+        "id": row.get("id"),
+        "dataset": adapter,
+        "messages": [
+            {
+                "role": _SPEAKERS[turn["from"]],
+                "content": parts_of(turn["value"]) if turn["from"] == "human" else turn["value"],
+            }
+            for turn in turns
+        ],
+        "images": row.get("images") or ([row["image"]] if row.get("image") else []),
+        "group": routing.get("group") if isinstance(routing, Mapping) else None,
+        "scores": {name: float(name == adapter) for name in adapters},
+    }
+
+
 def _number(cell: Any, column: str) -> float | None:
     """Return a cell's number: True and False count as 1 and 0, nothing and NaN as missing."""
     if cell is None or cell == "":
@@ -256,4 +326,5 @@ _ROWS: Final[dict[str, Callable[[Path], Iterator[Row]]]] = {
     "routerbench": _routerbench_rows,
     "routellm": _routellm_rows,
     "notdiamond": _notdiamond_rows,
+    "routing": _routing_rows,
 }

@@ -14,11 +14,14 @@ import tarfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from router_runtime.errors import DataError, QueryError
 from router_runtime.images import DEFAULT_LIMITS, ImageLimits, load_image, verify
 from router_runtime.types import Image
+
+PLACEHOLDER: Final = "<image>"
+"""Stands in a conversation's text for the next picture."""
 
 
 class _Member(NamedTuple):
@@ -112,3 +115,17 @@ class Pictures:
             except (tarfile.TarError, OSError, EOFError) as error:
                 raise DataError(f"The tar file cannot be read: {error}.", file=str(path)) from error
         return index
+
+
+def parts_of(text: str) -> list[dict[str, str]]:
+    """Return a text as the parts of a message, with a picture for every ``PLACEHOLDER`` in it.
+
+    Line breaks around a placeholder belong to it and go with it.
+    """
+    parts: list[dict[str, str]] = []
+    for at, piece in enumerate(text.split(PLACEHOLDER)):
+        if at:
+            parts.append({"type": "image"})
+        if said := piece.strip("\n"):
+            parts.append({"type": "text", "text": said})
+    return parts
