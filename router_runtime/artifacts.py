@@ -2,27 +2,32 @@
 
 ::
 
-    manifest.json                format version, model order, feature spec and encoder fingerprints,
-                                 head, calibration, novelty, learned costs, provenance, metrics, and
-                                 the sha256 of every other file; written last, so that its existence
-                                 means that the folder is complete
-    head*.safetensors, *.ubj     weights
+    manifest.json                format version, model order, predictor, calibration, novelty,
+                                 learned costs, provenance, metrics, and the sha256 of every other
+                                 file; written last, so that its existence means that the folder is
+                                 complete
     novelty.safetensors          what tells queries unlike the training data; may be absent
-    encoder-<i>.safetensors      fitted state of encoders that have one (``embedded``)
     README.md                    the model card
     ...                          exports for other readers, never read here
+
+and, by the predictor's kind (``prediction/parts.py``)::
+
+    features      head*.safetensors or *.ubj, encoder-<i>.safetensors for fitted encoders
+    sequence      sequence.safetensors, sequence-tokenizer.json
+    prompted      nothing: there are no weights
 
 Safetensors, UBJSON boosters and JSON only; nothing on the load path can execute code. An artifact
 holds no training text or picture, and the name of no secret. Loading checks the version, then that
 exactly the listed files are there with exactly the listed digests (subfolders are not looked at),
-then builds the parts and checks that they fit each other; encoders are built last and refused when
-their fingerprint is not the manifest's.
+then reads the parts and checks that they fit each other. The predictor itself is built last; what
+it is made of is refused when its fingerprint is not the manifest's.
 
 To change the format: raise ``FORMAT_VERSION``, add a migration to ``_MIGRATIONS`` that turns the
 previous version's JSON into the new one's, and keep a folder of the old version in the tests.
 
 Versions: 2 added ``novelty`` and a policy's ``fallback``; a folder of version 1 has neither, and so
-routes as it did (``tests/data/artifact-v1``).
+routes as it did (``tests/data/artifact-v1``). 3 put what belongs to encoders and head below
+``predictor``, whose ``kind`` they were before there were others (``tests/data/artifact-v2``).
 """
 
 from __future__ import annotations
@@ -34,7 +39,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 from pydantic import Field, ValidationError, field_validator
 from safetensors import SafetensorError
 
@@ -46,42 +50,42 @@ from router_runtime.artifact_folder import (
     manifest_bytes,
     write_files,
 )
-from router_runtime.config import StrictModel, validate, validate_policy
+from router_runtime.config import EncoderRuntime, validate_policy
 from router_runtime.errors import (
     ArtifactError,
     ArtifactIntegrityError,
     ArtifactVersionError,
     ConfigError,
 )
+from router_runtime.messages import TextRule
 from router_runtime.policy import build_policy
 from router_runtime.prediction.calibration import Calibrator
 from router_runtime.prediction.costs import CostModel
-from router_runtime.prediction.encoders import build_encoder
-from router_runtime.prediction.encoders.specs import EncoderRuntime, RemoteSpec
-from router_runtime.prediction.features import EmbeddingGenerator, FeatureSpec
-from router_runtime.prediction.heads.base import load_head
+from router_runtime.prediction.feature_parts import FeatureParts
+from router_runtime.prediction.features import FeatureSpec
 from router_runtime.prediction.novelty import NoveltyModel
-from router_runtime.prediction.predictor import FeaturePredictor
-from router_runtime.types import Encoder, Head, Json, Modality
+from router_runtime.prediction.parts import PredictorParts, load_parts
+from router_runtime.types import Encoder, Head, Json, Modality, Predictor
+from router_runtime.yaml_config import StrictModel, validate
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def _from_version_1(content: dict[str, Json]) -> dict[str, Json]:
     return {**content, "format_version": 2, "novelty": None}
 
 
-_MIGRATIONS: dict[int, Callable[[dict[str, Json]], dict[str, Json]]] = {1: _from_version_1}
+def _from_version_2(content: dict[str, Json]) -> dict[str, Json]:
+    moved = ("features", "n_features", "encoders", "head")
+    kept = {name: value for name, value in content.items() if name not in moved}
+    predictor = {name: content[name] for name in moved if name in content}
+    return {**kept, "format_version": 3, "predictor": {"kind": "features", **predictor}}
 
 
-class EncoderEntry(StrictModel):
-    """One encoder as the manifest knows it.
-
-    ``fingerprint`` is None only for imported artifacts, whose training features nobody can check.
-    """
-
-    fingerprint: str | None
-    state: str | None = None
+_MIGRATIONS: dict[int, Callable[[dict[str, Json]], dict[str, Json]]] = {
+    1: _from_version_1,
+    2: _from_version_2,
+}
 
 
 class Manifest(StrictModel):
@@ -91,10 +95,7 @@ class Manifest(StrictModel):
     created_by: str
     model_ids: tuple[str, ...] = Field(min_length=1)
     scored_modalities: dict[str, tuple[Modality, ...]]
-    features: FeatureSpec
-    n_features: int = Field(ge=1)
-    encoders: tuple[EncoderEntry, ...]
-    head: dict[str, Json]
+    predictor: dict[str, Json]
     calibration: Json
     novelty: dict[str, Json] | None = None
     costs: Json = None
@@ -127,14 +128,10 @@ class Artifact:
     ----------
     model_ids : tuple of str
         Column order of ``P``.
-    features : FeatureSpec
-        Layout of ``X``.
-    encoder_fingerprints : tuple of (str or None)
-        One per encoder; None means unchecked (imported artifacts).
-    encoder_states : tuple of (mapping or None)
-        Fitted arrays of encoders that have them.
-    head, calibrator : Head, Calibrator
-        ``X`` to ``P``.
+    parts : PredictorParts
+        What the predictor is made of; ``FeatureParts`` for encoders and a head.
+    calibrator : Calibrator
+        From what the parts predict to ``P``.
     novelty : NoveltyModel or None
         Distance to the training data; None for imported artifacts and those of version 1.
     cost_model : CostModel or None
@@ -150,10 +147,7 @@ class Artifact:
     """
 
     model_ids: tuple[str, ...]
-    features: FeatureSpec
-    encoder_fingerprints: tuple[str | None, ...]
-    encoder_states: tuple[Mapping[str, np.ndarray] | None, ...]
-    head: Head
+    parts: PredictorParts
     calibrator: Calibrator
     novelty: NoveltyModel | None = None
     cost_model: CostModel | None = None
@@ -163,55 +157,61 @@ class Artifact:
     metrics: Mapping[str, Json] = field(default_factory=dict)
     artifact_id: str = ""
 
-    def build_encoders(self, runtime: EncoderRuntime = EncoderRuntime()) -> tuple[Encoder, ...]:
-        """Build the encoders and refuse any whose fingerprint is not the recorded one.
+    @property
+    def text(self) -> TextRule:
+        """Which part of a conversation is routed on."""
+        return self.parts.text
+
+    @property
+    def tells_novelty(self) -> bool:
+        """Whether predictions say how little is known of a query."""
+        return self.novelty is not None or self.parts.tells_novelty
+
+    @property
+    def feature_parts(self) -> FeatureParts:
+        """Encoders and head.
 
         Raises
         ------
-        ArtifactIntegrityError
-            If an encoder is not the one that the artifact was trained with.
-        EncoderError, MissingDependencyError
-            If it cannot be built at all.
-        ConfigError
-            If a server is configured that no encoder would use.
-
-        Notes
-        -----
-        The key of a remote encoder is taken from ``runtime.api_key_env`` alone: an artifact from
-        elsewhere must not choose which variable of the environment is sent to the server it names.
+        ArtifactError
+            The predictor is of another kind and has none; so for the four properties below.
         """
-        remote = any(isinstance(spec, RemoteSpec) for spec in self.features.encoders)
-        if not remote and (runtime.url or runtime.api_key_env):
-            raise ConfigError(
-                "An embedding server (url, api_key_env) is configured, but the artifact has no "
-                f"remote encoder ({', '.join(spec.kind for spec in self.features.encoders)}). "
-                "Remove it from the config."
+        if not isinstance(self.parts, FeatureParts):
+            raise ArtifactError(
+                f"The artifact's predictor is of kind '{self.parts.kind}', which has no features "
+                "and no head. Use an artifact of kind 'features' here."
             )
-        built = []
-        entries = zip(
-            _without_key_names(self.features).encoders,
-            self.encoder_states,
-            self.encoder_fingerprints,
-            strict=True,
-        )
-        for spec, state, recorded in entries:
-            local = runtime
-            if not isinstance(spec, RemoteSpec):
-                local = runtime.model_copy(update={"url": None, "api_key_env": None})
-            encoder = build_encoder(spec, runtime=local, state=state)
-            if recorded is not None and encoder.fingerprint != recorded:
-                raise ArtifactIntegrityError(
-                    f"Encoder '{spec.kind}' has fingerprint {encoder.fingerprint[:12]}, but the "
-                    f"artifact was trained with {recorded[:12]}: its weights, preprocessing or "
-                    "version differ. Install the same encoder, or retrain."
-                )
-            built.append(encoder)
-        return tuple(built)
+        return self.parts
 
-    def predictor(self, runtime: EncoderRuntime = EncoderRuntime()) -> FeaturePredictor:
-        """Join encoders, features, head, calibrator and novelty."""
-        generator = EmbeddingGenerator(self.features, self.build_encoders(runtime))
-        return FeaturePredictor(self.model_ids, generator, self.head, self.calibrator, self.novelty)
+    @property
+    def features(self) -> FeatureSpec:
+        """Layout of ``X``."""
+        return self.feature_parts.features
+
+    @property
+    def head(self) -> Head:
+        """``X`` to uncalibrated ``P``."""
+        return self.feature_parts.head
+
+    @property
+    def encoder_fingerprints(self) -> tuple[str | None, ...]:
+        """One per encoder; None means unchecked."""
+        return self.feature_parts.encoder_fingerprints
+
+    @property
+    def encoder_states(self) -> tuple[Mapping[str, np.ndarray] | None, ...]:
+        """Fitted arrays of encoders that have them."""
+        return self.feature_parts.encoder_states
+
+    def build_encoders(self, runtime: EncoderRuntime = EncoderRuntime()) -> tuple[Encoder, ...]:
+        """Build the encoders; see ``FeatureParts.build_encoders``."""
+        return self.feature_parts.build_encoders(runtime)
+
+    def predictor(self, runtime: EncoderRuntime = EncoderRuntime()) -> Predictor:
+        """Build the predictor; see ``PredictorParts.build``."""
+        return self.parts.build(
+            self.model_ids, calibrator=self.calibrator, novelty=self.novelty, runtime=runtime
+        )
 
 
 # --------------------------------------------------------------------------- saving
@@ -259,13 +259,9 @@ def save_artifact(
 
 
 def _content(artifact: Artifact, card: str, exports: Mapping[str, bytes]) -> dict[str, bytes]:
-    content = dict(artifact.head.to_files("head"))
+    content = dict(artifact.parts.to_files())
     if artifact.novelty is not None:
         content |= artifact.novelty.to_files()
-    for index, state in enumerate(artifact.encoder_states):
-        if state is not None:
-            arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
-            content[f"encoder-{index}.safetensors"] = safetensors.numpy.save(arrays)
     try:
         text = card.encode()
     except UnicodeEncodeError as error:
@@ -279,16 +275,7 @@ def _content(artifact: Artifact, card: str, exports: Mapping[str, bytes]) -> dic
     return content
 
 
-def _without_key_names(features: FeatureSpec) -> FeatureSpec:
-    encoders = tuple(
-        spec.model_copy(update={"api_key_env": None}) if isinstance(spec, RemoteSpec) else spec
-        for spec in features.encoders
-    )
-    return features.model_copy(update={"encoders": encoders})
-
-
 def _manifest_text(artifact: Artifact, content: Mapping[str, bytes], created_by: str) -> bytes:
-    states = artifact.encoder_states
     values = {
         "format_version": FORMAT_VERSION,
         "created_by": created_by,
@@ -297,16 +284,7 @@ def _manifest_text(artifact: Artifact, content: Mapping[str, bytes], created_by:
             name: tuple(sorted(modalities))
             for name, modalities in artifact.scored_modalities.items()
         },
-        "features": _without_key_names(artifact.features),
-        "n_features": artifact.head.n_features,
-        "encoders": [
-            EncoderEntry(
-                fingerprint=fingerprint,
-                state=None if states[index] is None else f"encoder-{index}.safetensors",
-            )
-            for index, fingerprint in enumerate(artifact.encoder_fingerprints)
-        ],
-        "head": artifact.head.describe(),
+        "predictor": artifact.parts.describe(),
         "calibration": artifact.calibrator.to_json(),
         "novelty": None if artifact.novelty is None else artifact.novelty.describe(),
         "costs": None if artifact.cost_model is None else artifact.cost_model.to_json(),
@@ -345,7 +323,7 @@ def read_manifest(folder: str | Path) -> Manifest:
 def load_artifact(folder: str | Path) -> Artifact:
     """Load an artifact after checking that every file is there, unchanged, and nothing else.
 
-    Encoders are not built yet: that may need weights, a server or an extra
+    The predictor is not built yet: that may need weights, a server or an extra
     (``Artifact.predictor``).
 
     Parameters
@@ -363,7 +341,7 @@ def load_artifact(folder: str | Path) -> Artifact:
     ArtifactIntegrityError
         If a file is missing, changed, extra or too large, or the parts do not fit each other.
     MissingDependencyError
-        If the head needs a package that is not installed.
+        If the predictor's parts need a package that is not installed.
     """
     path = find_folder(folder)
     raw = manifest_bytes(path)
@@ -372,10 +350,7 @@ def load_artifact(folder: str | Path) -> Artifact:
     try:
         artifact = Artifact(
             model_ids=manifest.model_ids,
-            features=manifest.features,
-            encoder_fingerprints=tuple(entry.fingerprint for entry in manifest.encoders),
-            encoder_states=tuple(_state(files, entry) for entry in manifest.encoders),
-            head=load_head(manifest.head, files),
+            parts=load_parts(manifest.predictor, files),
             calibrator=Calibrator.from_json(manifest.calibration),
             novelty=None
             if manifest.novelty is None
@@ -387,7 +362,7 @@ def load_artifact(folder: str | Path) -> Artifact:
             metrics=manifest.metrics,
             artifact_id=_artifact_id(raw),
         )
-        _check_parts(artifact, n_features=manifest.n_features)
+        _check_parts(artifact)
         return artifact
     except (SafetensorError, KeyError, TypeError, ValueError, ConfigError) as error:
         raise ArtifactIntegrityError(
@@ -395,7 +370,7 @@ def load_artifact(folder: str | Path) -> Artifact:
         ) from error
 
 
-def _check_parts(artifact: Artifact, *, n_features: int | None = None) -> None:
+def _check_parts(artifact: Artifact) -> None:
     """Check that the parts have the same models, features and encoders.
 
     Raises
@@ -403,28 +378,21 @@ def _check_parts(artifact: Artifact, *, n_features: int | None = None) -> None:
     ValueError, ConfigError
         Naming the two that differ.
     """
-    models, head = len(artifact.model_ids), artifact.head
-    encoders = len(artifact.features.encoders)
-    sizes = {
-        "outputs of the head": (head.n_models, models),
-        "maps of the calibration": (len(artifact.calibrator.maps), models),
-        "features of the head": (head.n_features, n_features or head.n_features),
-        "encoder fingerprints": (len(artifact.encoder_fingerprints), encoders),
-        "encoder states": (len(artifact.encoder_states), encoders),
-    }
+    models = len(artifact.model_ids)
+    artifact.parts.check(models, artifact.novelty)
+    sizes = {"maps of the calibration": len(artifact.calibrator.maps)}
     if artifact.novelty is not None:
-        sizes["features of the novelty model"] = (artifact.novelty.n_features, head.n_features)
-        sizes["models of the novelty model"] = (artifact.novelty.n_models, models)
-    for name, (found, expected) in sizes.items():
-        if found != expected:
-            raise ValueError(f"{name}: {found}, expected {expected}")
+        sizes["models of the novelty model"] = artifact.novelty.n_models
+    for name, found in sizes.items():
+        if found != models:
+            raise ValueError(f"{name}: {found}, expected {models}")
     known = set(artifact.model_ids)
     if unknown := sorted(set(artifact.scored_modalities) - known):
         raise ValueError(f"scored_modalities names the unknown model '{unknown[0]}'")
     if artifact.recommended_policy is not None:
         policy = validate_policy(artifact.recommended_policy, source="recommended_policy")
         built = build_policy(policy, model_ids=artifact.model_ids, name="recommended_policy")
-        if built.needs_novelty and artifact.novelty is None:
+        if built.needs_novelty and not artifact.tells_novelty:
             raise ValueError("recommended_policy has a fallback, but there is no novelty model")
     if artifact.cost_model is not None and artifact.cost_model.model_ids != artifact.model_ids:
         raise ValueError("the models of the costs are not those of the artifact")
@@ -454,13 +422,6 @@ def _parse_manifest(raw: bytes, path: Path) -> Manifest:
         return validate(Manifest, content, source=f"Artifact '{path}', {MANIFEST}")
     except ConfigError as error:
         raise ArtifactIntegrityError(str(error)) from error
-
-
-def _state(files: Mapping[str, bytes], entry: EncoderEntry) -> Mapping[str, np.ndarray] | None:
-    if entry.state is None:
-        return None
-    state: dict[str, np.ndarray] = safetensors.numpy.load(files[entry.state])
-    return state
 
 
 def _artifact_id(manifest_bytes: bytes) -> str:

@@ -22,16 +22,23 @@ from rich.table import Column, Table
 
 from router_runtime import __version__
 from router_runtime.artifacts import FORMAT_VERSION, Manifest, read_manifest
+from router_runtime.cli_experts import experts_app
+from router_runtime.cli_keys import keys_app
+from router_runtime.cli_serve import serve, serving_notes
 from router_runtime.cli_simulate import simulate
-from router_runtime.config import RuntimeConfig, validate
+from router_runtime.cli_store import register as register_store
+from router_runtime.config import RuntimeConfig, load_config
 from router_runtime.console import err, explained_imports, out, run_app
 from router_runtime.errors import ConfigError, MissingDependencyError, QueryError
 from router_runtime.images import ImageLimits, load_image
 from router_runtime.legacy import convert_nat_config, import_artifact
+from router_runtime.legacy.litellm_config import convert_litellm_config
 from router_runtime.messages import query_from_messages
 from router_runtime.model_router import ModelRouter
 from router_runtime.prediction.encoders.specs import ClipSpec, EncoderSpec, RemoteSpec
+from router_runtime.prediction.parts import predictor_facts
 from router_runtime.types import Image, Json, Query, RoutingDecision
+from router_runtime.yaml_config import validate
 
 app = typer.Typer(
     name="model-router",
@@ -107,23 +114,40 @@ def check_config(
     as_json: JsonOption = False,
 ) -> None:
     """Load a config, its artifact and its encoders, as serving would, and say what is in force."""
-    info = ModelRouter.from_config(config).get_model_info()
+    settled = load_config(config)
+    info = ModelRouter.from_config(settled).get_model_info()
+    notes = []
+    if any(candidate.target is not None for candidate in settled.candidates):
+        notes = list(serving_notes(settled, folder=config.resolve().parent))
     if as_json:
-        print(json.dumps(info, indent=2))
+        print(json.dumps({**info, "serving": notes}, indent=2))
         return
     out.print(f"{config} is valid.")
     for key in ("artifact_id", "candidates", "encoders", "cost_unit", "threshold_config"):
         value = info[key]
         out.print(f"  {key}: {', '.join(value) if isinstance(value, list) else value}")
+    if notes:
+        out.print("Serving:")
+    for note in notes:
+        out.print(f"  {note}", soft_wrap=True)
 
 
+app.command()(serve)
 app.command()(simulate)
+app.add_typer(keys_app, name="keys")
+app.add_typer(experts_app, name="experts")
+register_store(app)
 
 
 class _ImportedEncoder(StrEnum):
     CLIP = "clip"
     CLIP_AS_SERVICE = "clip-as-service"
     NVCLIP = "nvclip"
+
+
+class _ConfigForm(StrEnum):
+    NAT = "nat"
+    LITELLM = "litellm"
 
 
 class _ImportedHead(StrEnum):
@@ -157,14 +181,25 @@ def import_artifact_command(
 @app.command("import-config")
 def import_config(
     source: Annotated[
-        Path, typer.Argument(help="NAT workflow YAML with an nn_objective_fn block.")
+        Path,
+        typer.Argument(help="NAT workflow YAML with an nn_objective_fn block, or LiteLLM's YAML."),
     ],
     output: Annotated[Path, typer.Option(help="Runtime config to write.")],
     artifact: Annotated[Path, typer.Option(help="Artifact folder that the config shall name.")],
+    form: Annotated[
+        _ConfigForm, typer.Option("--from", help="Whose config it is: LLM Router v2's or LiteLLM's")
+    ] = _ConfigForm.NAT,
 ) -> None:
-    """Convert LLM Router v2's service config; every key without a counterpart is listed."""
+    """Convert another router's config; every key without a counterpart is listed.
+
+    Example: model-router import-config --from litellm proxy.yml --output router.yml --artifact a
+    """
     beside = artifact if artifact.is_absolute() else os.path.relpath(artifact, output.parent)
-    content, ignored = convert_nat_config(source, artifact=beside)
+    if form is _ConfigForm.LITELLM:
+        known = read_manifest(artifact).model_ids if artifact.is_dir() else None
+        content, ignored = convert_litellm_config(source, artifact=beside, model_ids=known)
+    else:
+        content, ignored = convert_nat_config(source, artifact=beside)
     if output.exists():
         raise ConfigError(f"'{output}' exists; remove it or choose another name.")
     try:
@@ -198,7 +233,7 @@ def _query(
         if text is not None or images:
             raise QueryError("--messages holds the whole request; leave out TEXT and --image.")
         return query_from_messages(
-            _read_messages(messages), rule=router.artifact.features.text, limits=router.limits
+            _read_messages(messages), rule=router.artifact.text, limits=router.limits
         )
     if text is None and not images:
         raise QueryError("Give a prompt, --image or --messages.")
@@ -249,14 +284,11 @@ def _print_decision(decision: RoutingDecision) -> None:
 
 
 def _print_manifest(folder: Path, manifest: Manifest) -> None:
-    encoders = ", ".join(spec.kind for spec in manifest.features.encoders)
     rows = {
         "artifact": str(folder),
         "made by": f"{manifest.created_by}, format {manifest.format_version}",
         "models": ", ".join(manifest.model_ids),
-        "encoders": encoders,
-        "features": str(manifest.n_features),
-        "head": str(manifest.head.get("kind")),
+        **predictor_facts(manifest.predictor),
         "novelty": "no" if manifest.novelty is None else _summary(manifest.novelty),
         "learned costs": "no" if manifest.costs is None else "yes",
         "recommended policy": json.dumps(manifest.recommended_policy),

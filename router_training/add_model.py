@@ -340,7 +340,7 @@ def _joined(artifact: Artifact, fit: AddedFit, model_id: str, records: Evaluatio
     return replace(
         artifact,
         model_ids=(*artifact.model_ids, model_id),
-        head=head,
+        parts=replace(artifact.feature_parts, head=head),
         calibrator=calibrator,
         novelty=novelty,
         cost_model=_costs(artifact, records, model_id),

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from router_runtime.artifacts import Artifact
 from router_runtime.config import CandidateConfig
+from router_runtime.prediction.parts import predictor_facts
 from router_runtime.types import Json
 from router_training.evaluation_report import (
     EvaluationReport,
@@ -88,8 +89,8 @@ def _front_matter(artifact: Artifact, report: EvaluationReport) -> str:
     content = {
         "library_name": "model-router",
         "pipeline_tag": "text-classification",
-        "tags": ["llm-router", *(spec.kind for spec in artifact.features.encoders)],
-        "head": artifact.head.kind,
+        "tags": ["llm-router", *artifact.parts.encoders],
+        **_kind(artifact),
         "models": list(artifact.model_ids),
         "model-index": [
             {
@@ -126,12 +127,24 @@ def _metrics(report: EvaluationReport) -> list[Json]:
 # --------------------------------------------------------------------------- figures
 
 
+def _kind(artifact: Artifact) -> dict[str, Json]:
+    if artifact.parts.kind == "features":
+        return {"head": artifact.head.kind}
+    return {"predictor": artifact.parts.kind}
+
+
 def _summary(artifact: Artifact) -> str:
-    encoders = ", ".join(spec.kind for spec in artifact.features.encoders)
+    if artifact.parts.kind == "features":
+        encoders = ", ".join(artifact.parts.encoders)
+        source = f"{artifact.head.n_features} features ({encoders}; head `{artifact.head.kind}`)"
+    else:
+        facts = predictor_facts(artifact.parts.describe())
+        told = "; ".join(f"{name} {escaped(value)}" for name, value in facts.items())
+        source = f"the request itself ({told})"
     return (
         "# Router artifact\n\n"
         f"Predicts for {len(artifact.model_ids)} models how likely each answers well, from "
-        f"{artifact.head.n_features} features ({encoders}; head `{artifact.head.kind}`).\n"
+        f"{source}.\n"
     )
 
 
@@ -290,6 +303,11 @@ _INTENDED = (
 
 
 def _novelty(artifact: Artifact) -> str:
+    if artifact.novelty is None and artifact.tells_novelty:
+        return (
+            "`decision.novelty` is 1 where nothing could be told of a request, and 0 elsewhere; "
+            "the recommended policy's fallback takes such requests.\n"
+        )
     if artifact.novelty is None:
         return (
             "This artifact does not measure how far a request is from its training data: requests "
@@ -344,7 +362,7 @@ def _limits(artifact: Artifact) -> str:
     blind = [m for m, seen in artifact.scored_modalities.items() if "image" not in seen]
     if blind:
         points.append(f"Never scored on a picture: {', '.join(map(escaped, blind))}.")
-    if artifact.head.kind in ("knn", "stack"):
+    if artifact.parts.kind == "features" and artifact.head.kind in ("knn", "stack"):
         points.append(
             "A nearest-neighbour head keeps reduced feature vectors of training records; they are "
             "no text and no picture, but share the artifact as you would share embeddings."

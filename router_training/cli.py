@@ -14,9 +14,9 @@ from typing import Annotated, Literal
 import typer
 
 from router_runtime import __version__
-from router_runtime.config import validate
 from router_runtime.console import out, progress_bar
 from router_runtime.errors import ConfigError, MissingDependencyError
+from router_runtime.yaml_config import validate
 from router_training import pipeline
 from router_training.cli_evaluate import (
     add_model_to_artifact,
@@ -46,6 +46,14 @@ from router_training.cli_options import (
     print_skipped,
     shown,
 )
+from router_training.cli_routing import (
+    ANY_OPTIONS,
+    check_command,
+    convert_command,
+    draw_command,
+    generate_command,
+)
+from router_training.cli_sequence import fit_sequence, make_prompted_command, route_sequence
 from router_training.config import TuneConfig
 from router_training.embed_ray import encode_on_ray
 from router_training.importers import import_file
@@ -234,6 +242,13 @@ app.command("judge")(judge_command)
 app.command("label")(label_command)
 app.command("audit")(audit_command)
 app.command("trust")(trust_command)
+app.command("fit-sequence")(fit_sequence)
+app.command("route-sequence")(route_sequence)
+app.command("make-prompted")(make_prompted_command)
+app.command("generate-routing-data", context_settings=ANY_OPTIONS)(generate_command)
+app.command("check-routing-data")(check_command)
+app.command("convert-routing-to-classification")(convert_command)
+app.command("draw-screens")(draw_command)
 
 
 @app.command("import")

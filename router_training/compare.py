@@ -26,7 +26,7 @@ from router_training.bootstrap import (
     mean_difference,
     probability_contrast,
 )
-from router_training.evaluation_report import Interval, plain
+from router_training.evaluation_report import Interval
 from router_training.labels import LabelMatrix
 from router_training.metrics import (
     actual_cost,
@@ -37,6 +37,7 @@ from router_training.metrics import (
     single_model,
 )
 from router_training.trade_off import Case, cost_range
+from router_training.versioned import plain
 from router_training.wording import cost_header, interval, number, per_1k, percent, share, signed
 
 NAN = float("nan")

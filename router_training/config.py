@@ -11,20 +11,13 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from router_runtime.config import (
-    CandidateConfig,
-    EncoderRuntime,
-    Probability,
-    StrictModel,
-    check_candidates,
-    read_yaml,
-    validate,
-)
-from router_runtime.errors import ConfigError
+from router_runtime.config import CandidateConfig, EncoderRuntime, Probability, check_candidates
 from router_runtime.prediction.features import FeatureSpec
 from router_runtime.types import Json
+from router_runtime.yaml_config import StrictModel, read_yaml, validate, with_overrides
 from router_training import recipe
 from router_training.fitting import HeadConfig
+from router_training.predictor_configs import PredictorConfig
 
 
 class DataConfig(StrictModel):
@@ -150,6 +143,8 @@ class TrainingConfig(StrictModel):
     ----------
     data, split, features, head, calibration, novelty, tune
         One section a stage.
+    predictor : PredictorConfig or None
+        Learns this instead of a head on features; of ``features`` only ``text`` counts then.
     encoder : EncoderRuntime
         Device and batch size of the encoders.
     candidates : tuple of CandidateConfig
@@ -167,6 +162,7 @@ class TrainingConfig(StrictModel):
     features: FeatureSpec = recipe.FEATURES
     encoder: EncoderRuntime = EncoderRuntime()
     head: HeadConfig = recipe.HEAD
+    predictor: PredictorConfig | None = None
     calibration: CalibrationConfig = CalibrationConfig()
     novelty: NoveltyConfig = NoveltyConfig()
     candidates: tuple[CandidateConfig, ...] = ()
@@ -190,9 +186,29 @@ class TrainingConfig(StrictModel):
         """Let ``head: logistic`` stand for its defaults."""
         return {"kind": value} if isinstance(value, str) else value
 
+    @field_validator("predictor", mode="before")
+    @classmethod
+    def _short_predictor_name(cls, value: Json) -> Json:
+        """Let ``predictor: sequence`` stand for its defaults."""
+        return {"kind": value} if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:
         check_candidates(self.candidates)
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_unused(self) -> TrainingConfig:
+        if self.predictor is None:
+            return self
+        unused = self.model_fields_set & {"head", "novelty"}
+        if "features" in self.model_fields_set:
+            unused |= {f"features.{name}" for name in self.features.model_fields_set - {"text"}}
+        if unused:
+            raise ValueError(
+                f"with 'predictor: {{kind: {self.predictor.kind}}}' the key '{min(unused)}' would "
+                "change nothing; remove it"
+            )
         return self
 
 
@@ -214,15 +230,7 @@ def load_training_config(
         One line naming the file and the key.
     """
     file = Path(path)
-    content = read_yaml(file)
-    for key, value in (overrides or {}).items():
-        *sections, last = key.split(".")
-        inner = content
-        for section in sections:
-            inner = inner.setdefault(section, {})
-            if not isinstance(inner, dict):
-                raise ConfigError(f"{file}: '{section}' must be a mapping.")
-        inner[last] = str(Path(value).resolve()) if isinstance(value, Path) else value
+    content = with_overrides(read_yaml(file), overrides or {}, source=str(file))
     config = validate(TrainingConfig, content, source=str(file))
     base = file.parent.resolve()
 

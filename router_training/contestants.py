@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from router_runtime.config import RuntimeConfig, read_yaml
+from router_runtime.config import RuntimeConfig
 from router_runtime.errors import ConfigError, DataError
 from router_runtime.model_router import ModelRouter
 from router_runtime.types import Int
+from router_runtime.yaml_config import read_yaml
 from router_training.compare import Comparison, Contestant, compare
 from router_training.config import load_training_config
 from router_training.held_out import held_out

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from router_runtime.errors import DataError
 from router_runtime.types import Json
 from router_training.metrics import Number, Outcome, ProbabilityMetrics
+from router_training.versioned import from_versioned, to_versioned
 
 SCHEMA_VERSION = 2
 """Raised when a field of ``EvaluationReport.to_json`` changes its meaning or goes away."""
@@ -303,7 +302,7 @@ class EvaluationReport:
 
     def to_json(self) -> Json:
         """Return plain values: NaN as None, infinity as ``"inf"``."""
-        return {"schema_version": SCHEMA_VERSION, **plain(asdict(self))}
+        return to_versioned(asdict(self), SCHEMA_VERSION)
 
     @classmethod
     def from_json(cls, content: Json) -> EvaluationReport:
@@ -314,26 +313,9 @@ class EvaluationReport:
         DataError
             It has another schema version, or is no report.
         """
-        if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
-            raise DataError(
-                f"The report is not of schema version {SCHEMA_VERSION}; evaluate again."
-            )
-        fields = {key: value for key, value in content.items() if key != "schema_version"}
-        try:
-            return _REPORT.validate_python(fields)
-        except ValidationError as error:
-            raise DataError(f"The report is malformed: {error.errors()[0]['msg']}.") from error
+        return from_versioned(
+            _REPORT, content, SCHEMA_VERSION, what="The report", remedy="evaluate again"
+        )
 
 
 _REPORT = TypeAdapter(EvaluationReport)
-
-
-def plain(value: Json) -> Json:
-    """Return a value as JSON can hold it: NaN as None, infinity as ``"inf"``, tuples as lists."""
-    if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None if np.isnan(value) else str(value)
-    return value

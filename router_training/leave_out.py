@@ -32,7 +32,8 @@ from router_training.metrics import (
     probability_metrics,
     single_model,
 )
-from router_training.pipeline import Walk, Watch, read
+from router_training.pipeline import Walk, Watch
+from router_training.reading import read_records
 from router_training.splits import Split, split_evaluations
 
 
@@ -106,14 +107,14 @@ def leave_out(config: TrainingConfig, *, watch: Watch | None = None) -> tuple[Le
     DataError
         The records name fewer than two data sets, or the others are too few to train on.
     ConfigError
-        See ``pipeline.read``.
+        See ``read_records``.
     """
     return tuple(leave_out_each(config, watch=watch))
 
 
 def leave_out_each(config: TrainingConfig, *, watch: Watch | None = None) -> Iterator[LeftOut]:
     """Yield what ``leave_out`` returns, each as soon as it is measured."""
-    data = read(config)
+    data = read_records(config)
     names = sorted({name for name in data.datasets if name})
     if len(names) < 2:
         raise DataError(

@@ -31,8 +31,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from router_runtime.config import validate
 from router_runtime.console import err, out, run_app
+from router_runtime.yaml_config import validate
 from router_training.config import TrainingConfig
 from router_training.embed import FeatureFiles
 from router_training.evaluation_report import EvaluationReport

@@ -8,6 +8,9 @@ confused with an old one. Nothing chosen here looks at the test rows: encoders a
 early stopping, settings, the percentiles of novelty and the folds of a stack, which is fitted on
 both in the end, see validation, calibration and tuning see calibration, and the report is made
 once, on test.
+
+A run with a ``predictor`` has no features and no head: ``learners`` learn it from train and
+validation, and the other stages are the same.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import json
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,14 +42,15 @@ from router_runtime.policy import build_policy
 from router_runtime.policy_set import RECOMMENDED
 from router_runtime.prediction.calibration import Calibrator
 from router_runtime.prediction.costs import CostEstimator, CostModel, query_sizes
+from router_runtime.prediction.feature_parts import FeatureParts
 from router_runtime.prediction.features import EmbeddingGenerator
 from router_runtime.prediction.heads.base import load_head
 from router_runtime.prediction.novelty import NoveltyModel
+from router_runtime.prediction.parts import PredictorParts
 from router_runtime.prediction.predictor import predict_features
 from router_runtime.types import F64, Bool, Head, Int, Json, Modality, Prediction, Progress
 from router_training.card import render_card
 from router_training.config import TrainingConfig
-from router_training.costing import fill_costs
 from router_training.embed import (
     Encode,
     FeatureFiles,
@@ -61,11 +65,12 @@ from router_training.fit_calibration import fit_calibration
 from router_training.fit_costs import fit_costs
 from router_training.fit_novelty import fit_novelty
 from router_training.fitting import FitData, fit_head
-from router_training.held_out import limited_rows, row_provenance
-from router_training.importers import import_file
+from router_training.held_out import row_provenance
 from router_training.labelled_by import LabelledBy, read_labelled_by
 from router_training.labels import Evaluations
+from router_training.learners import Learning
 from router_training.metrics import actual_cost, best_single_model
+from router_training.reading import read_records, scored_modalities
 from router_training.rows import Rows, predict, read_chunks
 from router_training.slices import slice_labels
 from router_training.splits import Split, split_evaluations
@@ -129,7 +134,7 @@ class Walk:
     watch : callable, optional
         Given a stage's name, a context manager that yields a progress callback.
     data : Evaluations, optional
-        Records that were read before, as ``read(config)`` reads them.
+        Records that were read before, as ``read_records(config)`` reads them.
     split : Split, optional
         Which rows are for what, instead of the random division that the config asks for.
     encode : callable, optional
@@ -157,7 +162,7 @@ class Walk:
         """Read: the records that the config names."""
         if self._data is None:
             _ = self.labelled_by  # what is wrong with it is said before anything slow
-        return read(self.config) if self._data is None else self._data
+        return read_records(self.config) if self._data is None else self._data
 
     @cached_property
     def split(self) -> Split:
@@ -168,9 +173,23 @@ class Walk:
         return split_evaluations(self.data, fractions=config.split.fractions, seed=config.seed)
 
     @cached_property
+    def learning(self) -> Learning | None:
+        """Learn: a predictor that reads queries itself, instead of the next three stages."""
+        if self.config.predictor is None:
+            return None
+        return Learning(
+            self.config, data=self.data, split=self.split, store=self._store, watch=self._watch
+        )
+
+    @cached_property
     def features(self) -> FeatureFiles:
         """Embed: encoders fitted on train, ``X`` of every record; kept in the work folder."""
         spec = self.config.features
+        if self.config.predictor is not None:
+            raise ConfigError(
+                f"The run's predictor is of kind '{self.config.predictor.kind}', which has no "
+                "features and no head. Leave this stage out."
+            )
 
         def make(folder: Path) -> None:
             encoders = prepare_encoders(
@@ -246,18 +265,27 @@ class Walk:
     def calibrated(self) -> tuple[Calibrator, Json]:
         """Calibrate: the maps, and why each was chosen."""
         rows = self.split.calibration
+        P, Y = self._uncalibrated(rows)
         return fit_calibration(
-            predict(self.fitted[0], Rows(self.features.X, rows)),
-            self.data.labels.Y[rows],
+            P,
+            Y,
             model_ids=self.data.model_ids,
             method=self.config.calibration.method,
             seed=self.config.seed,
         )
 
+    def _uncalibrated(self, rows: Int) -> tuple[F64, F64]:
+        """Return ``P`` before calibration, and the scores of rows of which it says something."""
+        Y = self.data.labels.Y[rows]
+        if self.learning is None:
+            return predict(self.fitted[0], Rows(self.features.X, rows)), Y
+        told = self.learning.tell(rows)
+        return told.P[told.known], Y[told.known]
+
     @cached_property
     def novelty(self) -> NoveltyModel | None:
         """Novelty: how far from the training rows, in percentiles of validation rows."""
-        if not self.config.novelty.enabled:
+        if self.learning is not None or not self.config.novelty.enabled:
             return None
         return fit_novelty(
             self.features.X,
@@ -304,12 +332,17 @@ class Walk:
     def recommended(self) -> PolicyConfig:
         """The tuned policy with its fallback; the highest probability where no cost is known."""
         tuned = HighestProbabilityConfig() if self.tuned is None else self.tuned.recommended
+        return tuned.model_copy(update={"fallback": self._fallback})
+
+    @property
+    def _fallback(self) -> FallbackConfig | None:
+        if self.learning is not None:
+            return self.learning.fallback
         fallback = self.config.novelty.fallback
         if self.novelty is None or fallback == "off":
-            return tuned
+            return None
         model = self.default_model if fallback.model is None else fallback.model
-        chosen = FallbackConfig(model=model, novelty_above=fallback.novelty_above)
-        return tuned.model_copy(update={"fallback": chosen})
+        return FallbackConfig(model=model, novelty_above=fallback.novelty_above)
 
     @cached_property
     def default_model(self) -> str:
@@ -372,13 +405,9 @@ class Walk:
 
     def keep(self, *, export_legacy: bool = False) -> Artifact:
         """Keep: save the artifact with its card."""
-        head = self.fitted[0]
         artifact = Artifact(
             model_ids=self.data.model_ids,
-            features=self.config.features,
-            encoder_fingerprints=self.features.fingerprints,
-            encoder_states=self.features.states,
-            head=head,
+            parts=self.parts,
             calibrator=self.calibrated[0],
             novelty=self.novelty,
             cost_model=self.cost_model,
@@ -390,21 +419,33 @@ class Walk:
                 "tuning": None if self.tuned is None else self.tuned.to_json(),
             },
         )
-        settings = self.fitted[1].get("config", self.config.head.model_dump(mode="json"))
         return save_artifact(
             artifact,
             self.config.output,
             created_by=f"model-router {__version__}",
             card=render_card(artifact, self.report, candidates=self.config.candidates),
-            exports=export_files(head, self.data.model_ids, hyperparameters=settings)
-            if export_legacy
-            else None,
+            exports=self._legacy_files() if export_legacy else None,
         )
+
+    @cached_property
+    def parts(self) -> PredictorParts:
+        """What the artifact keeps of the predictor."""
+        if self.learning is not None:
+            return self.learning.parts
+        found = self.features
+        return FeatureParts(self.config.features, found.fingerprints, found.states, self.fitted[0])
+
+    def _legacy_files(self) -> dict[str, bytes]:
+        head, log = self.fitted
+        settings = log.get("config", self.config.head.model_dump(mode="json"))
+        return export_files(head, self.data.model_ids, hyperparameters=settings)
 
     # ------------------------------------------------------------------ of some rows
 
     def predict(self, rows: Int) -> Prediction:
         """Return probabilities and novelty of some rows, as serving computes them."""
+        if self.learning is not None:
+            return self.learning.predict(rows, calibrator=self.calibrated[0])
         parts = [
             predict_features(
                 X, head=self.fitted[0], calibrator=self.calibrated[0], novelty=self.novelty
@@ -433,20 +474,20 @@ class Walk:
     @cached_property
     def scored_modalities(self) -> dict[str, tuple[Modality, ...]]:
         """Per model, the modalities of the training queries that it has scores for."""
-        train = self.data.take(self.split.train)
-        scored = ~np.isnan(train.labels.Y)
-        found = {}
-        for column, model in enumerate(self.data.model_ids):
-            pairs = zip(train.queries, scored[:, column], strict=True)
-            seen = {modality for query, has in pairs if has for modality in query.modalities}
-            found[model] = tuple(sorted(seen))
-        return found
+        return scored_modalities(self.data.take(self.split.train))
 
     @cached_property
     def labelled_by(self) -> LabelledBy | None:
         """Who labelled the records, where a file beside them says so."""
         path = self.config.data.path
         return None if path is None else read_labelled_by(path)
+
+    @property
+    def _settings(self) -> dict[str, Json]:
+        if self.learning is not None:
+            return {"predictor": self.learning.log}
+        told = ("head", "novelty")
+        return {name: getattr(self.config, name).model_dump(mode="json") for name in told}
 
     @property
     def provenance(self) -> dict[str, Json]:
@@ -462,42 +503,9 @@ class Walk:
             "parts": {part: len(getattr(self.split, part)) for part in parts},
             "seed": self.config.seed,
             "cost_unit": self.costs.unit,
-            "head": self.config.head.model_dump(mode="json"),
-            "novelty": self.config.novelty.model_dump(mode="json"),
+            **self._settings,
             "calibration": self.calibrated[1],
         }
-
-
-def read(config: TrainingConfig) -> Evaluations:
-    """Read the records that the config names."""
-    if config.data.path is None:
-        raise ConfigError("No data: set data.path in the config, or pass --data FILE.")
-    evaluations = import_file(
-        config.data.path,
-        source=config.data.source,
-        image_root=config.data.image_root,
-        drop_contaminated=config.data.drop_contaminated,
-        on_bad_row=config.data.on_bad_row,
-        model_ids=config.data.model_ids,
-        rule=config.features.text,
-    )
-    unknown = {c.id for c in config.candidates} - set(evaluations.model_ids)
-    if unknown:
-        raise ConfigError(
-            f"Candidate '{min(unknown)}' has no scores in '{config.data.path}' "
-            f"(scored: {', '.join(evaluations.model_ids)}). Correct or remove it."
-        )
-    fallback = config.novelty.fallback
-    if fallback != "off" and fallback.model not in (None, *evaluations.model_ids):
-        raise ConfigError(
-            f"novelty.fallback.model '{fallback.model}' has no scores in '{config.data.path}' "
-            f"(scored: {', '.join(evaluations.model_ids)}). Correct or remove it."
-        )
-    kept = limited_rows(len(evaluations), config.data.limit, seed=config.seed)
-    evaluations = replace(evaluations.take(kept), skipped=evaluations.skipped)
-    prices = price_table_of(config.candidates, model_ids=evaluations.model_ids)
-    labels = fill_costs(evaluations.labels, evaluations.queries, prices=prices)
-    return replace(evaluations, labels=labels)
 
 
 def _unwatched(stage: str) -> AbstractContextManager[Progress]:

@@ -15,6 +15,7 @@ from router_runtime.artifacts import Manifest
 from router_runtime.console import explained_imports
 from router_runtime.errors import ConfigError
 from router_runtime.model_router import ModelRouter
+from router_runtime.prediction.parts import predictor_facts
 from router_runtime.types import Json
 from router_training.evaluation_report import EvaluationReport
 from router_training.labels import Evaluations
@@ -159,16 +160,14 @@ def subject_of_manifest(
     facts = {"artifact": name, "written by": manifest.created_by}
     if added:
         facts["without"] = f"{', '.join(added)} (added since)"
-    encoders = [entry.kind for entry in manifest.features.encoders]
-    facts["router"] = f"{manifest.head.get('kind', '-')} on {', '.join(encoders)}"
+    facts["router"] = router_name(manifest.predictor)
     return Subject(f"Router report: {name}", _facts(facts, manifest.training, made))
 
 
 def subject_of_walk(walk: Walk, *, made: datetime | None = None) -> Subject:
     """Return the head of the page of a training run; ``made`` is now by default."""
     name = walk.config.output.name
-    encoders = [spec.kind for spec in walk.config.features.encoders]
-    facts = {"artifact": name, "router": f"{walk.fitted[0].kind} on {', '.join(encoders)}"}
+    facts = {"artifact": name, "router": router_name(walk.parts.describe())}
     return Subject(f"Router report: {name}", _facts(facts, walk.provenance, made))
 
 
@@ -177,13 +176,20 @@ def subject_of_router(
 ) -> Subject:
     """Return the head of the page of an evaluation on given records; ``made`` is now by default."""
     artifact = router.artifact
-    encoders = [spec.kind for spec in artifact.features.encoders]
     facts = {
         "artifact": artifact.artifact_id,
-        "router": f"{artifact.head.kind} on {', '.join(encoders)}",
+        "router": router_name(artifact.parts.describe()),
         "records": f"{name}, {len(data):,} rows, sha256 {data.fingerprint[:_DIGEST]}",
     }
     return Subject(f"Router report: {name}", _facts(facts, artifact.training, made))
+
+
+def router_name(description: Mapping[str, Json]) -> str:
+    """Return what a manifest's ``predictor`` is, in a few words."""
+    facts = predictor_facts(description)
+    if "head" in facts:
+        return f"{facts['head']} on {facts['encoders']}"
+    return ", ".join(facts.values())
 
 
 def _facts(

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from router_runtime.errors import DataError
 from router_runtime.types import Json
-from router_training.evaluation_report import Interval, plain
+from router_training.evaluation_report import Interval
 from router_training.metrics import Number
+from router_training.versioned import from_versioned, to_versioned
 
 SCHEMA_VERSION = 1
 """Raised when a field of ``TrustReport.to_json`` changes its meaning or goes away."""
@@ -107,7 +107,8 @@ class HumanTrust:
         Share of these labels whose kind (model and verdict) was marked at all; the figures are
         of these kinds, each weighted by how many such labels there are.
     accuracy, kappa : Interval
-        Share of equal verdicts, and Cohen's kappa; bootstrap over samples.
+        Share of equal verdicts, and Cohen's kappa; bootstrap over samples, or where all marks agree
+        (or none does) by Wilson's interval.
     confusion : tuple
         Counts of marks, unweighted: ((human yes and label yes, human yes and label no),
         (human no and label yes, human no and label no)).
@@ -168,7 +169,7 @@ class TrustReport:
 
     def to_json(self) -> Json:
         """Return plain values: NaN as None."""
-        return {"schema_version": SCHEMA_VERSION, **plain(asdict(self))}
+        return to_versioned(asdict(self), SCHEMA_VERSION)
 
     @classmethod
     def from_json(cls, content: Json) -> TrustReport:
@@ -179,15 +180,9 @@ class TrustReport:
         DataError
             It has another schema version, or is no report.
         """
-        if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
-            raise DataError(
-                f"The trust report is not of schema version {SCHEMA_VERSION}; tabulate again."
-            )
-        fields = {key: value for key, value in content.items() if key != "schema_version"}
-        try:
-            return _REPORT.validate_python(fields)
-        except ValidationError as error:
-            raise DataError(f"The trust report is malformed: {error.errors()[0]['msg']}.") from None
+        return from_versioned(
+            _REPORT, content, SCHEMA_VERSION, what="The trust report", remedy="tabulate again"
+        )
 
 
 _REPORT = TypeAdapter(TrustReport)

@@ -80,12 +80,14 @@ def shown_help(program, *command):
 
 def test_every_option_of_a_command_line_in_the_readme_exists():
     lines = README.replace("\\\n", " ")
-    found = re.findall(r"(router-train|model-router) ([a-z][a-z-]+)((?: +[^\s`|#]+)*)", lines)
+    group = "(?:keys |db |experts )?"
+    pattern = rf"(router-train|model-router) ({group}[a-z][a-z-]+)((?: +[^\s`|#]+)*)"
+    found = re.findall(pattern, lines)
     options = {(p, c, o) for p, c, rest in found for o in re.findall(r"--[a-z][a-z0-9-]+", rest)}
     named = {("router-train", "run", "--no-examples"), ("router-train", "evaluate", "--all-rows")}
     named |= {("router-train", c, o) for c in ("report", "evaluate") for o in ("--html", "--plots")}
     assert all(option in README for _, _, option in named)
-    helps = {(p, c): shown_help(p, c) for p, c, _ in options | named}
+    helps = {(p, c): shown_help(p, *c.split()) for p, c, _ in options | named}
     for program, command, option in options | named:
         assert re.search(rf"{option}\b", helps[program, command]), (program, command, option)
     assert len(options) >= 8

@@ -129,8 +129,8 @@ class LogLinear:
     def predict(self, Z: F64) -> F64:
         """Return the expectation, (n_queries, n_models); NaN where nothing was learned."""
         # exp overflows beyond 709; the bounds hold long before.
-        exponent = np.clip(Z @ self.coefficients.T, -600.0, 600.0)
-        return np.clip(self.scale * np.exp(exponent), self.low, self.high)
+        exponent = np.minimum(np.maximum(Z @ self.coefficients.T, -600.0), 600.0)
+        return np.minimum(np.maximum(self.scale * np.exp(exponent), self.low), self.high)
 
     def take(self, columns: Sequence[int | None]) -> LogLinear:
         """Return the models at ``columns``; None stands for a model that was never recorded."""
@@ -333,15 +333,14 @@ class CostEstimator:
         cost = np.full((len(queries), len(self.model_ids)), np.nan)
         if self._prices is not None:
             cost = self._prices.expected(*self._expected_tokens(queries, Z))
-        if self._learned is not None and self.unit == "usd":
+        if self._learned is not None and self.unit == "usd" and np.isnan(cost).any():
             cost = np.where(np.isnan(cost), self._learned.expected_usd(Z), cost)
         return cost
 
     def _expected_tokens(self, queries: Sequence[Query], Z: F64) -> tuple[F64, F64, F64]:
-        shape = (len(queries), len(self.model_ids))
         n_chars = np.array([query.total_chars for query in queries], dtype=np.float64)
-        tokens_in = np.broadcast_to(estimate_tokens(n_chars)[:, None], shape)
-        tokens_out = np.full(shape, DEFAULT_OUTPUT_TOKENS)
+        tokens_in = estimate_tokens(n_chars)[:, None]  # one column for all models
+        tokens_out = np.full((len(queries), len(self.model_ids)), DEFAULT_OUTPUT_TOKENS)
         if self._learned is not None:
             learned_in = self._learned.expected_input_tokens(Z)
             learned_out = self._learned.expected_output_tokens(Z)

@@ -173,6 +173,6 @@ class EmbeddingGenerator:
     def _normalise(self, vectors: F32) -> F32:
         if self.spec.normalise == "none":
             return vectors
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        norms = np.sqrt(np.add.reduce(vectors * vectors, axis=1, keepdims=True))
         unit: F32 = (vectors / np.where(norms > 0, norms, 1)).astype(np.float32, copy=False)
         return unit

@@ -1,7 +1,9 @@
-"""From features to what is predicted of a query, and ``FeaturePredictor``, which encodes first.
+"""The last step of every predictor, and ``FeaturePredictor``, which encodes queries first.
 
-``predict_features`` is the only place where head, calibration and novelty meet; training calls it
-as well, so that what it tunes and evaluates on is what serving computes, to the bit.
+``predict_features`` is the only place where head, calibration and novelty meet, and
+``predict_told`` the one where calibration meets what other kinds of predictors tell of queries.
+Training calls them as well, so that what it tunes and evaluates on is what serving computes, to the
+bit.
 """
 
 from __future__ import annotations
@@ -9,11 +11,48 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from router_runtime.errors import ConfigError
 from router_runtime.prediction.calibration import Calibrator
 from router_runtime.prediction.features import EmbeddingGenerator
 from router_runtime.prediction.novelty import NoveltyModel
-from router_runtime.types import F32, F64, Head, Prediction, Query
+from router_runtime.types import F32, F64, Bool, Head, Prediction, Query
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What a predictor without features tells of queries, before calibration.
+
+    Parameters
+    ----------
+    P : ndarray of shape (n_queries, n_models), float64 in [0, 1]
+        Of no meaning in rows that are not known.
+    known : ndarray of shape (n_queries,), bool
+        Whether it could tell anything.
+    """
+
+    P: F64
+    known: Bool
+
+
+def predict_told(
+    told: Told, *, calibrator: Calibrator, base_rates: Sequence[float], tells_novelty: bool
+) -> Prediction:
+    """Calibrate what was told; where nothing was, return the base rates, which is what is known.
+
+    Parameters
+    ----------
+    told : Told
+    calibrator : Calibrator
+    base_rates : sequence of float
+        Each model's share of good answers.
+    tells_novelty : bool
+        Whether the prediction has a novelty: 1 where nothing was told, 0 elsewhere.
+    """
+    P = calibrator.apply(told.P)
+    P[~told.known] = base_rates
+    return Prediction(P, (~told.known).astype(np.float64) if tells_novelty else None)
 
 
 def predict_features(

@@ -24,11 +24,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
+from labelling_parts.table import Row, print_table
 from torch.utils.data import DataLoader, TensorDataset
 
 from router_runtime import ModelRouter
@@ -38,6 +39,7 @@ from router_runtime.policy import CheapestQualified
 from router_runtime.prediction.calibration import Calibrator, SigmoidMap
 from router_runtime.prediction.costs import query_sizes
 from router_runtime.prediction.encoders.specs import EmbeddedSpec
+from router_runtime.prediction.feature_parts import FeatureParts
 from router_runtime.prediction.features import EmbeddingGenerator, FeatureSpec
 from router_runtime.prediction.heads.network import RouterNetwork, fold
 from router_runtime.types import Query
@@ -52,25 +54,6 @@ ONE_QUERY = 2.5
 BATCH = 12.0
 FITTING = 1.8
 IMPORT_SECONDS = 0.3
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table. Without a target it is told for comparison only."""
-
-    what: str
-    ours: str
-    other: str
-    measured: float
-    target: float | None = None
-    at_most: bool = False
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the target is reached; None without one."""
-        if self.target is None:
-            return None
-        return self.measured <= self.target if self.at_most else self.measured >= self.target
 
 
 def compare(
@@ -163,10 +146,12 @@ def routed_artifact(
     ids = data.model_ids
     artifact = Artifact(
         model_ids=ids,
-        features=spec,
-        encoder_fingerprints=(encoder.fingerprint,),
-        encoder_states=(encoder.state,),
-        head=fold(RouterNetwork(width, len(ids), hidden_dims=widths).eval()),
+        parts=FeatureParts(
+            spec,
+            encoder_fingerprints=(encoder.fingerprint,),
+            encoder_states=(encoder.state,),
+            head=fold(RouterNetwork(width, len(ids), hidden_dims=widths).eval()),
+        ),
         calibrator=Calibrator((SigmoidMap(slope=0.8, intercept=0.1),) * len(ids)),
         cost_model=fit_costs(query_sizes(data.queries), data.labels),
         recommended_policy=UtilityConfig(lambda_per_usd=50.0).model_dump(),
@@ -291,19 +276,6 @@ def cpu_seconds(code: str) -> float:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     return float(done.stdout)
-
-
-# ---------------------------------------------------------------------- the table
-
-
-def print_table(rows: list[Row]) -> None:
-    print(f"{'what':<52}{'ours':>10}{'other':>10}{'measured':>10}{'target':>9}")
-    for row in rows:
-        sign = "<=" if row.at_most else ">="
-        target = "" if row.target is None else f"{sign} {row.target:g}"
-        verdict = {None: "", True: "met", False: "MISSED"}[row.met]
-        measured = f"{row.measured:.2f}"
-        print(f"{row.what:<52}{row.ours:>10}{row.other:>10}{measured:>10}{target:>9}  {verdict}")
 
 
 def main() -> int:

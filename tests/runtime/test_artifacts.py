@@ -25,6 +25,7 @@ from router_runtime.errors import (
     EncoderError,
 )
 from router_runtime.prediction.encoders.specs import EncoderRuntime, RemoteSpec
+from router_runtime.prediction.feature_parts import FeatureParts
 from router_runtime.prediction.features import FeatureSpec
 from router_runtime.prediction.novelty import NoveltyModel
 
@@ -41,6 +42,10 @@ def edit(folder: Path, change) -> None:
     content = json.loads((folder / MANIFEST).read_text())
     change(content)
     (folder / MANIFEST).write_text(json.dumps(content))
+
+
+def with_parts(artifact, **changes):
+    return replace(artifact, parts=replace(artifact.parts, **changes))
 
 
 def saved(artifact, folder, **options):
@@ -249,19 +254,23 @@ def test_another_format_version_is_refused_by_name(folder):
         lambda c: c.update(surprise=1),
         lambda c: c.update(model_ids=["a", "a"]),
         lambda c: c["files"].update({"../../etc/passwd": "0"}),
-        lambda c: c["head"].update(kind="pickle"),
+        lambda c: c["predictor"]["head"].update(kind="pickle"),
+        lambda c: c["predictor"].update(kind="pickle"),
+        lambda c: c["predictor"].update(kind=["features"]),
+        lambda c: c["predictor"].pop("kind"),
+        lambda c: c["predictor"].update(surprise=1),
         lambda c: c.update(calibration={"maps": "none"}),
-        lambda c: c["encoders"][0].update(state="nowhere.safetensors"),
+        lambda c: c["predictor"]["encoders"][0].update(state="nowhere.safetensors"),
         lambda c: c.update(format_version=[1]),
         lambda c: c.update(format_version=True),
         lambda c: c["metrics"].update(x=float("nan")),
         lambda c: c["metrics"].update(x="\ud800"),
-        lambda c: c["features"]["extra_columns"].append("\ud800"),
-        lambda c: c.update(encoders=[]),
-        lambda c: c["encoders"].append(c["encoders"][0]),
+        lambda c: c["predictor"]["features"]["extra_columns"].append("\ud800"),
+        lambda c: c["predictor"].update(encoders=[]),
+        lambda c: c["predictor"]["encoders"].append(c["predictor"]["encoders"][0]),
         lambda c: c["model_ids"].pop(),
         lambda c: c["model_ids"].reverse(),
-        lambda c: c.update(n_features=7),
+        lambda c: c["predictor"].update(n_features=7),
         lambda c: c["calibration"]["maps"].pop(),
         lambda c: c["scored_modalities"].update(unknown=["text"]),
         lambda c: c["costs"]["model_ids"].pop(),
@@ -321,12 +330,9 @@ def test_parts_that_do_not_fit_each_other_are_not_saved(folder, tmp_path):
 def test_an_artifact_does_not_choose_which_secret_its_server_is_sent(folder, tmp_path, monkeypatch):
     pytest.importorskip("httpx")
     spec = RemoteSpec(url="http://127.0.0.1:9", api_key_env="CLOUD_SECRET")
-    remote = replace(
-        load_artifact(folder),
-        features=FeatureSpec(encoders=(spec,)),
-        encoder_states=(None,),
-        encoder_fingerprints=(None,),
-    )
+    loaded = load_artifact(folder)
+    parts = FeatureParts(FeatureSpec(encoders=(spec,)), (None,), (None,), loaded.head)
+    remote = replace(loaded, parts=parts)
     monkeypatch.delenv("CLOUD_SECRET", raising=False)
     remote.build_encoders()  # would fail if the variable were looked for
     saved(remote, tmp_path / "new")
@@ -336,13 +342,13 @@ def test_an_artifact_does_not_choose_which_secret_its_server_is_sent(folder, tmp
 
 
 def test_an_encoder_with_another_fingerprint_is_refused(trained):
-    artifact = replace(load_artifact(trained[0].output), encoder_fingerprints=("0" * 64,))
+    artifact = with_parts(load_artifact(trained[0].output), encoder_fingerprints=("0" * 64,))
     with pytest.raises(ArtifactIntegrityError, match="fingerprint"):
         artifact.predictor()
 
 
 def test_an_imported_artifact_is_not_checked(trained):
-    artifact = replace(load_artifact(trained[0].output), encoder_fingerprints=(None,))
+    artifact = with_parts(load_artifact(trained[0].output), encoder_fingerprints=(None,))
     assert artifact.predictor().model_ids == artifact.model_ids
 
 
@@ -418,7 +424,35 @@ def test_a_folder_of_version_1_routes_as_it_did_when_it_was_written():
     assert decision.novelty is None
 
 
-def test_a_folder_of_version_1_is_saved_as_the_present_version(tmp_path):
-    saved(load_artifact(VERSION_1), tmp_path / "new")
-    assert read_manifest(tmp_path / "new").format_version == FORMAT_VERSION == 2
-    assert load_artifact(tmp_path / "new").novelty is None
+VERSION_2 = VERSION_1.with_name("artifact-v2")
+
+
+def test_a_folder_of_version_2_routes_as_it_did_when_it_was_written():
+    assert json.loads((VERSION_2 / MANIFEST).read_text())["format_version"] == 2
+    router = ModelRouter(VERSION_2)
+    decision = router.decide("What is 17 + 25?")
+    # as the version that wrote the folder decided
+    assert decision.ranking == ("sim-large-text", "sim-large-vl", "sim-small-vl", "sim-small-text")
+    assert decision.probabilities == pytest.approx(
+        {
+            "sim-large-vl": 0.8432382806089368,
+            "sim-small-vl": 0.6207104743203662,
+            "sim-large-text": 0.8964061958183567,
+            "sim-small-text": 0.5073318864603821,
+        },
+        abs=1e-6,
+    )
+    assert decision.novelty == pytest.approx(0.5797033788668172, abs=1e-6)
+    assert router.artifact.parts.kind == "features"
+
+
+@pytest.mark.parametrize("old", [VERSION_1, VERSION_2])
+def test_a_folder_of_an_older_version_is_saved_as_the_present_one(old, tmp_path):
+    before = load_artifact(old)
+    saved(before, tmp_path / "new")
+    manifest = read_manifest(tmp_path / "new")
+    assert manifest.format_version == FORMAT_VERSION == 3
+    assert manifest.predictor["kind"] == "features"
+    after = load_artifact(tmp_path / "new")
+    assert (after.novelty is None) == (before.novelty is None)
+    assert after.parts.describe() == before.parts.describe()

@@ -95,7 +95,7 @@ def test_inspect_shows_what_an_artifact_contains(artifact):
     assert len(seen) > 1000
     assert seen[:40] not in shown
     assert f"{len(seen):,} characters" in shown
-    assert manifest["format_version"] == 2
+    assert manifest["format_version"] == 3
     assert "head.safetensors" in manifest["files"]
 
 
@@ -106,7 +106,7 @@ def test_evaluate_comes_from_training(artifact, workload):
 
 
 def test_version_and_help_work():
-    assert "artifact format 2" in succeeded("--version")
+    assert "artifact format 3" in succeeded("--version")
     assert "import-artifact" in succeeded("--help")
 
 
@@ -127,6 +127,25 @@ def test_an_nn_objective_fn_block_is_converted(artifact, tmp_path):
     assert "exists" in refused(
         "import-config", tmp_path / "nat.yml", "--output", output, "--artifact", artifact
     )
+
+
+def test_a_litellm_config_is_converted(artifact, tmp_path):
+    (tmp_path / "proxy.yml").write_text(
+        "model_list:\n"
+        "  - model_name: sim-large-vl\n"
+        "    litellm_params: {model: openai/x, api_base: 'http://127.0.0.1:1/v1'}\n"
+        "  - model_name: other\n"
+        "    litellm_params: {model: openai/y, api_base: 'http://127.0.0.1:1/v1'}\n"
+        "general_settings: {master_key: sk-1}\n"
+    )
+    output = tmp_path / "router.yml"
+    arguments = (tmp_path / "proxy.yml", "--output", output, "--artifact", artifact)
+    done = call("import-config", "--from", "litellm", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "no counterpart: general_settings" in done.stderr
+    info = json.loads(succeeded("check-config", output, "--json"))
+    assert info["candidates"] == ["sim-large-vl"]
+    assert any("per process" in note for note in info["serving"])
 
 
 @pytest.mark.parametrize(

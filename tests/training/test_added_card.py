@@ -9,6 +9,7 @@ import yaml
 from router_runtime.artifacts import Artifact
 from router_runtime.errors import ArtifactError
 from router_runtime.prediction.calibration import Calibrator
+from router_runtime.prediction.feature_parts import FeatureParts
 from router_runtime.prediction.features import FeatureSpec
 from router_runtime.prediction.heads.prior import PriorHead
 from router_training.added_card import HEADING, extend_card
@@ -33,10 +34,12 @@ def artifact(*entries: dict) -> Artifact:
     models = ("old", *(entry["model"] for entry in entries))
     return Artifact(
         model_ids=models,
-        features=FeatureSpec.model_validate({"encoders": [{"kind": "embedded"}]}),
-        encoder_fingerprints=(None,),
-        encoder_states=(None,),
-        head=PriorHead(np.full(len(models), 0.5), n_features=1),
+        parts=FeatureParts(
+            FeatureSpec.model_validate({"encoders": [{"kind": "embedded"}]}),
+            encoder_fingerprints=(None,),
+            encoder_states=(None,),
+            head=PriorHead(np.full(len(models), 0.5), n_features=1),
+        ),
         calibrator=Calibrator.identity(len(models)),
         recommended_policy={"kind": "utility", "lambda_per_usd": 2.0},
         training={"added": list(entries)},

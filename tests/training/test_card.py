@@ -6,8 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from router_runtime.config import CandidateConfig, RuntimeConfig, validate
+from router_runtime.config import CandidateConfig, RuntimeConfig
 from router_runtime.model_router import ModelRouter
+from router_runtime.yaml_config import validate
 from router_training.card import escaped, render_card
 
 

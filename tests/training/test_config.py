@@ -6,12 +6,13 @@ import pytest
 
 from router_runtime.config import load_config
 from router_runtime.errors import ConfigError
+from router_runtime.experts.config import load_experts_config
 from router_runtime.prediction.encoders.specs import ClipSpec, EmbeddedSpec
 from router_runtime.simulator.config import load_simulator_config
 from router_training import recipe
 from router_training.config import load_training_config
 from router_training.fitting import LogisticConfig
-from router_training.label_config import load_label_config
+from router_training.labelling.config import load_label_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -82,6 +83,8 @@ def test_a_wrong_config_is_refused_in_one_line(tmp_path, text, expected):
 def test_every_shipped_config_is_valid(name):
     loaders = {
         "router.yml": load_config,
+        "service.yml": load_config,
+        "experts-serve.yml": load_experts_config,
         "label.yml": load_label_config,
         "label-demo.yml": load_label_config,
         "simulator.yml": load_simulator_config,

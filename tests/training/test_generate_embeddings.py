@@ -38,6 +38,7 @@ class ClipAsService:
 
     def __init__(self, *, failing_after=None):
         self.documents = []
+        self.batches = []
         self.failing_after = failing_after
         service = self
 
@@ -50,6 +51,7 @@ class ClipAsService:
                     self.send_error(400)
                     return
                 service.documents += body["data"]
+                service.batches.append(len(body["data"]))
                 answer = {"data": [{"embedding": vector(entry)} for entry in body["data"]]}
                 data = json.dumps(answer).encode()
                 self.send_response(200)
@@ -222,6 +224,17 @@ def test_a_run_that_fails_leaves_no_result_and_the_next_one_continues(folder):
 def test_the_server_may_be_named_by_the_environment_and_the_output_elsewhere(folder, clip):
     call(*COMMAND, "--output-dir", "out", "--max-samples", "1", CLIP_SERVER=clip.address)
     assert np.load(folder / "out" / "hf_train_embeddings.npy").shape == (1, 1024)
+
+
+def test_a_batch_is_as_large_as_wanted_and_the_cache_where_it_is_wanted(folder):
+    with ClipAsService().running() as service:
+        call(*COMMAND, "--clip-server", service.address, "--batch-size", "2", "--cache-dir", "kept")
+        assert max(service.batches) == 2
+        assert any((folder / "kept").rglob("*")) and not (folder / ".cache").exists()
+        call(*COMMAND, "--clip-server", service.address, "--cache-dir", "kept")
+        assert len(service.documents) == 7
+        call(*COMMAND, "--clip-server", service.address)
+        assert len(service.documents) == 14 and max(service.batches) > 2
 
 
 def test_the_embedded_encoder_needs_no_server_and_keeps_its_state(folder):

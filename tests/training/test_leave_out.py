@@ -9,7 +9,7 @@ import pytest
 from router_runtime.errors import DataError
 from router_training.config import TrainingConfig, load_training_config
 from router_training.leave_out import leave_out, split_without
-from router_training.pipeline import read
+from router_training.reading import read_records
 
 WORDS = {
     "sums": "add subtract plus minus number total seven eleven".split(),
@@ -108,7 +108,7 @@ def test_nothing_of_the_left_out_data_set_is_trained_on(tmp_path):
     rows[0] |= {"prompt": "the same words", "dataset": "sums"}
     rows[300] |= {"prompt": "the same words", "dataset": "trees"}
     config = config_for(tmp_path, rows)
-    data = read(config)
+    data = read_records(config)
     split = split_without(data, "trees", config)
     used = np.concatenate([split.train, split.validation, split.calibration])
     assert {data.datasets[row] for row in used} == {"sums", "stars"}

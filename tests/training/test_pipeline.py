@@ -274,7 +274,7 @@ def recommended(tmp_path, novelty: str) -> tuple[Walk, dict | None]:
 
 def test_the_recommended_policy_falls_back_to_the_best_single_model(tmp_path):
     walk, fallback = recommended(tmp_path, "{}")
-    assert fallback == {"model": "good", "novelty_above": 0.99}
+    assert fallback == {"model": "good", "novelty_above": 0.99, "confidence_below": None}
     artifact = walk.keep()
     assert artifact.recommended_policy["fallback"] == fallback
     assert artifact.training["novelty"]["components"] == 32
@@ -282,7 +282,7 @@ def test_the_recommended_policy_falls_back_to_the_best_single_model(tmp_path):
 
 def test_the_fallback_is_what_the_config_says(tmp_path):
     _, fallback = recommended(tmp_path, "{fallback: {model: cheap, novelty_above: 0.5}}")
-    assert fallback == {"model": "cheap", "novelty_above": 0.5}
+    assert fallback == {"model": "cheap", "novelty_above": 0.5, "confidence_below": None}
     assert recommended(tmp_path, "{fallback: off}")[1] is None
 
 
@@ -340,7 +340,7 @@ def test_who_labelled_the_records_goes_with_the_artifact(tmp_path):
         records_digest,
         write_labelled_by,
     )
-    from router_training.trust import measure_trust
+    from router_training.labelling.trust import measure_trust
 
     config = config_for(tmp_path, records(200))
     found = LabelledBy(

@@ -22,8 +22,6 @@ import torch
 
 from router_runtime.errors import EncoderError
 from router_runtime.images import decode
-from router_runtime.prediction.encoders import _hub
-from router_runtime.prediction.encoders._torch import pick_device, to_numpy, weights_digest
 from router_runtime.prediction.encoders.base import encode_distinct, fingerprint_of
 from router_runtime.prediction.encoders.specs import ClipSpec, EncoderRuntime
 from router_runtime.prediction.encoders.windows import (
@@ -33,9 +31,11 @@ from router_runtime.prediction.encoders.windows import (
     padded,
 )
 from router_runtime.types import F32, Image, Json
+from router_runtime.weights import hub
+from router_runtime.weights.torch_setup import pick_device, to_numpy, weights_digest
 
 # isort: split
-# After _torch, which makes torchvision importable.
+# After torch_setup, which makes torchvision importable.
 import open_clip
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
@@ -154,7 +154,7 @@ def _tag_checkpoint(name: str, tag: str, location: str) -> Path:
     safe = str(Path(file).with_suffix(".safetensors")) if file else _SAFE
     try:
         for candidate in dict.fromkeys((safe, file or _PICKLED)):
-            path = _hub.snapshot(repository, patterns=[candidate]) / candidate
+            path = hub.snapshot(repository, patterns=[candidate]) / candidate
             if path.is_file():
                 return path
     except EncoderError as error:
@@ -195,9 +195,9 @@ def _agreed_preprocessing(name: str) -> dict[str, Any]:
 
 def _hub_model(repository: str) -> Path:
     small = ("*.json", "*.txt", "*.model")
-    folder = _hub.snapshot(repository, patterns=[*small, _SAFE])
+    folder = hub.snapshot(repository, patterns=[*small, _SAFE])
     if not (folder / _SAFE).is_file():
-        folder = _hub.snapshot(repository, patterns=[*small, _PICKLED])
+        folder = hub.snapshot(repository, patterns=[*small, _PICKLED])
     _check_folder(folder)
     return folder
 
@@ -272,7 +272,7 @@ def _tokenizer(name: str) -> Any:
         return tokenizer
     folder = name.removeprefix("local-dir:")
     if folder == name:
-        folder = str(_hub.snapshot(repository, patterns=_hub.MODEL_FILES[1:]))
+        folder = str(hub.snapshot(repository, patterns=hub.MODEL_FILES[1:]))
     try:
         return HFTokenizer(
             folder,

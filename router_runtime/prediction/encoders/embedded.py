@@ -34,6 +34,7 @@ State: TypeAlias = dict[str, npt.NDArray[Any]]
 ALGORITHM = 2  # raise it whenever the same spec and state would give other vectors
 TAIL_CHARS = 500
 _CLIP = 4.0  # standard deviations
+_HALF_ROOT = np.sqrt(0.5)
 
 
 def clip_text(text: str, *, max_chars: int) -> str:
@@ -60,7 +61,7 @@ def weighted_ngrams(buckets: Int, frequencies: F32, *, idf: F32) -> F32:
     ``count_ngrams``; a text without words keeps its characters at norm 1.
     """
     weights: F32 = frequencies * idf[buckets]
-    first_character = np.searchsorted(buckets, len(idf) // 2)
+    first_character = buckets.searchsorted(len(idf) // 2)
     for part in (weights[:first_character], weights[first_character:]):
         part /= max(_norm(part), np.float32(1e-12))
     return weights
@@ -188,7 +189,7 @@ class EmbeddedEncoder:
         weights = weighted_ngrams(buckets, frequencies, idf=idf)
         point = np.einsum("i,ij->j", weights, self._projection[buckets])
         norm = _norm(point)
-        return point * np.float32(np.sqrt(0.5) / norm) if norm > 1e-6 else np.zeros_like(point)
+        return point * np.float32(_HALF_ROOT / norm) if norm > 1e-6 else np.zeros_like(point)
 
     def _fill_image(self, vector: F32, image: Image) -> None:
         n = len(PIXEL_NAMES)
@@ -200,12 +201,14 @@ class EmbeddedEncoder:
     def _standardised(self, name: str, values: F64) -> F32:
         """Return z-scores within +-4, over the root of how many vary: norm 1 on average."""
         gain: F32 = self._state[f"{name}_gain"]
-        scores = np.clip((values - self._state[f"{name}_mean"]) * gain, -_CLIP, _CLIP)
-        return np.asarray(scores / math.sqrt(max(int((gain != 0).sum()), 1)), dtype=np.float32)
+        scores = (values - self._state[f"{name}_mean"]) * gain
+        bounded = np.minimum(np.maximum(scores, -_CLIP), _CLIP)
+        varying = max(int(np.count_nonzero(gain)), 1)
+        return np.asarray(bounded / math.sqrt(varying), dtype=np.float32)
 
 
 def _norm(values: F32) -> np.float32:
-    return np.float32(np.sqrt(np.sum(values * values)))
+    return np.float32(np.sqrt(np.add.reduce(values * values)))
 
 
 def _checked_state(spec: EmbeddedSpec, state: Mapping[str, npt.NDArray[Any]]) -> State:

@@ -20,8 +20,6 @@ import torch
 
 from router_runtime.errors import EncoderError
 from router_runtime.images import decode
-from router_runtime.prediction.encoders import _hub
-from router_runtime.prediction.encoders._torch import pick_device, to_numpy
 from router_runtime.prediction.encoders.base import (
     absent_half,
     encode_distinct,
@@ -36,9 +34,11 @@ from router_runtime.prediction.encoders.windows import (
     padded,
 )
 from router_runtime.types import F32, Image
+from router_runtime.weights import hub
+from router_runtime.weights.torch_setup import pick_device, to_numpy
 
 # isort: split
-# After _torch, which makes torchvision importable.
+# After torch_setup, which makes torchvision importable.
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 _CLASS_TOKEN = ("dinov2", "dinov2_with_registers")
@@ -63,7 +63,7 @@ class HuggingFaceEncoder:
     kind = "huggingface"
 
     def __init__(self, spec: HuggingFaceSpec, runtime: EncoderRuntime = EncoderRuntime()) -> None:
-        folder = _hub.model_folder(spec.model, revision=spec.revision)
+        folder = hub.model_folder(spec.model, revision=spec.revision)
         self._device = pick_device(runtime.device)
         self._batch_size = runtime.batch_size
         self._model = load_model(folder, name=spec.model).to(self._device)
@@ -176,8 +176,8 @@ def load_model(folder: Path, *, name: str, unused: tuple[str, ...] = ()) -> Any:
 
 def folder_digest(folder: Path) -> str:
     """Return the digest of everything in a model's folder that can change its output."""
-    files = {path for pattern in _hub.MODEL_FILES for path in folder.rglob(pattern)}
-    used = [p for p in files if p.relative_to(folder).parts[0] not in _hub.OTHER_RUNTIMES]
+    files = {path for pattern in hub.MODEL_FILES for path in folder.rglob(pattern)}
+    used = [p for p in files if p.relative_to(folder).parts[0] not in hub.OTHER_RUNTIMES]
     return files_digest(used, root=folder)
 
 

@@ -19,16 +19,16 @@ from typing import Any
 import torch
 
 from router_runtime.errors import EncoderError, MissingDependencyError
-from router_runtime.prediction.encoders import _hub
-from router_runtime.prediction.encoders._torch import pick_device, to_numpy
 from router_runtime.prediction.encoders.base import absent_half, file_digest, fingerprint_of
 from router_runtime.prediction.encoders.huggingface import folder_digest, load_model
 from router_runtime.prediction.encoders.specs import EncoderRuntime, SentenceSpec
 from router_runtime.prediction.encoders.windows import Window, huggingface_windows, padded
 from router_runtime.types import F32, Image
+from router_runtime.weights import hub
+from router_runtime.weights.torch_setup import pick_device, to_numpy
 
 # isort: split
-# After _torch, which makes torchvision importable.
+# After torch_setup, which makes torchvision importable.
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
@@ -62,7 +62,7 @@ class SentenceEncoder:
         if spec.model == "minilm":
             folder = _minilm_folder()
         else:
-            folder = _hub.model_folder(spec.model, revision=spec.revision)
+            folder = hub.model_folder(spec.model, revision=spec.revision)
         self._batch_size = runtime.batch_size
         self._device = pick_device(runtime.device)
         self._model = _load(folder, spec.model, self._device)

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from router_runtime.config import EncoderRuntime, StrictModel
+from router_runtime.config import EncoderRuntime
+from router_runtime.yaml_config import StrictModel
 
 __all__ = [
     "ClipSpec",

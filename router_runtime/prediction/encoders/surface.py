@@ -88,7 +88,7 @@ def surface_features(text: str) -> F64:
             len(words) / divisor,
             *np.sqrt(shares),
             *np.log1p(tally[1 + len(_SHARES) : -1]),
-            *(math.log1p(sum(words[word] for word in known)) for known in _KNOWN_WORDS),
+            *(math.log1p(sum(words.get(word, 0) for word in known)) for known in _KNOWN_WORDS),
             *(math.log1p(len(pattern.findall(text))) for pattern in _PATTERNS.values()),
         ]
     )

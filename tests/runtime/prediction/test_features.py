@@ -5,11 +5,11 @@ import hashlib
 import numpy as np
 import pytest
 
-from router_runtime.config import validate
 from router_runtime.errors import ConfigError
 from router_runtime.prediction.encoders.specs import ClipSpec, SentenceSpec
 from router_runtime.prediction.features import EXTRA_COLUMNS, EmbeddingGenerator, FeatureSpec
 from router_runtime.types import Image, Query
+from router_runtime.yaml_config import validate
 
 
 class DigestEncoder:

@@ -12,7 +12,7 @@ def test_torchvision_imports_and_nothing_is_declared_twice():
         [
             sys.executable,
             "-c",
-            "from router_runtime.prediction.encoders import _torchvision as t\n"
+            "from router_runtime.weights import torchvision_schemas as t\n"
             "t.make_importable()\n"
             "t.make_importable()\n"
             "import torchvision.transforms\n"

@@ -4,7 +4,7 @@ import pytest
 
 from router_runtime.errors import EncoderError
 
-_hub = pytest.importorskip("router_runtime.prediction.encoders._hub", exc_type=ImportError)
+hub = pytest.importorskip("router_runtime.weights.hub", exc_type=ImportError)
 constants = pytest.importorskip("huggingface_hub.constants")
 
 
@@ -15,7 +15,7 @@ def offline(monkeypatch, tmp_path):
 
 
 def test_a_local_folder_is_taken_as_it_is(tmp_path):
-    assert _hub.model_folder(str(tmp_path)) == tmp_path
+    assert hub.model_folder(str(tmp_path)) == tmp_path
 
 
 def test_without_a_network_the_answer_comes_at_once_and_says_what_to_do():
@@ -23,7 +23,7 @@ def test_without_a_network_the_answer_comes_at_once_and_says_what_to_do():
     with pytest.raises(
         EncoderError, match=r"'org/name' at revision 'v1' are not .* HF_HUB_OFFLINE"
     ):
-        _hub.model_folder("org/name", revision="v1")
+        hub.model_folder("org/name", revision="v1")
     assert time.perf_counter() - start < 2
 
 
@@ -35,15 +35,15 @@ def test_an_earlier_download_is_used_without_a_network(tmp_path):
     snapshot = repository / "snapshots" / commit
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
-    assert _hub.model_folder("org/name") == snapshot
+    assert hub.model_folder("org/name") == snapshot
 
 
 @pytest.mark.parametrize("path", ["/no/such/folder", "./none", "~/none"])
 def test_a_path_that_is_not_there_is_not_looked_up_on_the_hub(path):
     with pytest.raises(EncoderError, match="does not exist"):
-        _hub.model_folder(path)
+        hub.model_folder(path)
 
 
 def test_a_name_that_cannot_be_a_hub_id_is_refused():
     with pytest.raises(EncoderError, match="neither a local folder nor known"):
-        _hub.model_folder("a/b/c d")
+        hub.model_folder("a/b/c d")

@@ -10,10 +10,10 @@ import hashlib
 import torch
 
 from router_runtime.errors import EncoderError
-from router_runtime.prediction.encoders import _torchvision
 from router_runtime.types import F32
+from router_runtime.weights import torchvision_schemas
 
-_torchvision.make_importable()
+torchvision_schemas.make_importable()
 
 
 def pick_device(name: str) -> torch.device:

@@ -1,0 +1,1 @@
+"""Pretrained weights: folders and hub ids, devices, and a torchvision that imports."""
