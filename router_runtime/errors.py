@@ -27,6 +27,10 @@ exception class, and command lines turn a ``RouterError`` into one line and exit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
+
+OVERLOADED: Final = "overloaded"
+"""``RequestError.code`` where there are more requests than are taken at a time."""
 
 
 class RouterError(Exception):

@@ -19,7 +19,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
-from router_runtime.errors import RequestError, RouterError
+from router_runtime.errors import OVERLOADED, RequestError, RouterError
 from router_runtime.service.asgi import Message, Receive, Scope, Send, send_bytes
 from router_runtime.service.envelope import Refusal, refusal_of
 from router_runtime.service.generations import Generation, Generations
@@ -259,7 +259,7 @@ class Gateway:
             raise RequestError(
                 "The service has as many requests in flight as it takes; send this one again.",
                 status=503,
-                code="overloaded",
+                code=OVERLOADED,
                 retry_after_s=_BUSY_RETRY_S,
             )
 

@@ -10,8 +10,11 @@ places in the code that it passed.
 from __future__ import annotations
 
 import logging
+import math
 import sys
+import time
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, TextIO
 
@@ -19,7 +22,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from router_runtime.errors import ConfigError
+from router_runtime.errors import OVERLOADED, ConfigError
 from router_runtime.service.values import RouteEvent
 from router_runtime.types import Json
 
@@ -30,6 +33,7 @@ _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"
 _DEEPEST: Final = 20
 _LONGEST: Final = 200
 _QUIET: Final = ("uvicorn.access",)
+_SHED_EVERY_S: Final = 1.0
 
 
 def configure_logs(level: str = "warning", *, stream: TextIO | None = None) -> None:
@@ -76,9 +80,26 @@ def configure_logs(level: str = "warning", *, stream: TextIO | None = None) -> N
 
 
 class Logs:
-    """One line per request that did not go smoothly, and per request at INFO; a ``Sink``."""
+    """One line per request that did not go smoothly, and per request at INFO; a ``Sink``.
+
+    Of requests shed under overload one line a second tells how many they were: a line for each
+    would take a third of the time that shedding takes.
+
+    Parameters
+    ----------
+    clock : callable
+        Seconds that grow.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._shed = 0
+        self._shed_told_at = -math.inf
 
     def record(self, event: RouteEvent) -> None:
+        if event.error == OVERLOADED:
+            self._record_shed()
+            return
         rough = event.status >= 400 or event.error is not None or _fell_back(event)
         level = logging.WARNING if rough else logging.INFO
         if _log.isEnabledFor(level):
@@ -86,6 +107,13 @@ class Logs:
             if message == "request" and rough:
                 message = "request fell back"
             _log.log(level, message, extra=facts(event))
+
+    def _record_shed(self) -> None:
+        self._shed += 1
+        now_s = self._clock()
+        if now_s - self._shed_told_at >= _SHED_EVERY_S:
+            _log.warning("requests shed", extra={"error": OVERLOADED, "requests": self._shed})
+            self._shed, self._shed_told_at = 0, now_s
 
 
 def facts(event: RouteEvent) -> dict[str, Json]:

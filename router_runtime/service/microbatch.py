@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final, Generic, TypeVar
 
-from router_runtime.errors import RequestError
+from router_runtime.errors import OVERLOADED, RequestError
 from router_runtime.service_config import BatchingConfig
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ class MicroBatcher(Generic[T, R]):
                 f"Too many requests wait for a decision ({self._max_queue}); try again in a "
                 "moment.",
                 status=503,
-                code="overloaded",
+                code=OVERLOADED,
                 retry_after_s=_RETRY_AFTER_S,
             )
         answer: asyncio.Future[R] = loop.create_future()
@@ -219,7 +219,7 @@ def _ending() -> RequestError:
     return RequestError(
         "The service is ending; ask again, another process may answer.",
         status=503,
-        code="overloaded",
+        code=OVERLOADED,
         retry_after_s=_RETRY_AFTER_S,
     )
 

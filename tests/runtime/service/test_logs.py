@@ -85,6 +85,17 @@ def test_what_the_client_said_or_spelt_is_in_no_line(lines):
     assert CANARY not in json.dumps(told())
 
 
+def test_shed_requests_are_told_by_their_number_once_a_second(lines):
+    told = lines()
+    now_s = [0.0]
+    logs = Logs(clock=lambda: now_s[0])
+    for n in range(25):
+        now_s[0] = n / 10
+        logs.record(event(status=503, error="overloaded"))
+    assert [line["requests"] for line in told()] == [1, 10, 10]
+    assert {line["event"] for line in told()} == {"requests shed"}
+
+
 def test_an_exception_is_told_by_type_and_place_and_not_by_its_words(lines):
     told = lines()
     try:
