@@ -24,7 +24,10 @@ def simulate(
         from router_runtime.simulator.serve import serve
     settled = settings.load_simulator_config(config)
     shown = f"[{host}]" if ":" in host else host
-    out.print(f"SIMULATOR at http://{shown}:{port}/v1 - no real model answers here.")
-    for name, model in settled.models.items():
-        out.print(f"  {name} ({model.role})")
-    serve(settled, host=host, port=port)
+
+    def tell() -> None:
+        out.print(f"SIMULATOR at http://{shown}:{port}/v1 - no real model answers here.")
+        for name, model in settled.models.items():
+            out.print(f"  {name} ({model.role})")
+
+    serve(settled, host=host, port=port, listening=tell)

@@ -129,8 +129,14 @@ def attempt_of(tried: Tried, *, price: Price | None, size: Callable[[], Size]) -
         first_byte_s=tried.first_byte_s,
         usage=usage,
         estimated=estimated,
-        cost_usd=None if price is None or usage is None else price.cost(usage),
+        cost_usd=_cost_usd(usage, price),
     )
+
+
+def _cost_usd(usage: Usage | None, price: Price | None) -> Decimal | None:
+    if usage is None:  # of a call that cannot have been billed
+        return Decimal(0)
+    return None if price is None else price.cost(usage)
 
 
 class Bill:

@@ -161,6 +161,7 @@ async def _pass_stream(
                 model_id=stream.model_id,
                 attempts=asked(tried) + 1,
                 cost_usd=bill.expected_usd(stream.model_id, exchange.routed),
+                waited_s=sum(each.seconds for each in tried) + stream.first_byte_s,
             ),
         ]
         exchange.status = stream.status

@@ -130,6 +130,7 @@ class Exchange:
         model_id: str | None = None,
         attempts: int | None = None,
         cost_usd: Decimal | float | None = None,
+        waited_s: float | None = None,
     ) -> list[tuple[bytes, bytes]]:
         """Return the ``x-router-*`` headers of the answer.
 
@@ -140,12 +141,15 @@ class Exchange:
         attempts : int or None
             None: as many as are recorded.
         cost_usd : Decimal or float or None
+        waited_s : float or None
+            Of the time so far, for candidates. None: as long as the recorded attempts took.
         """
         debug = debug_asked(self.headers)
         overhead_s = 0.0
         if debug:
-            waited = sum(attempt.seconds for attempt in self.attempts)
-            overhead_s = max(0.0, time.perf_counter() - self.started - waited)
+            if waited_s is None:
+                waited_s = sum(attempt.seconds for attempt in self.attempts)
+            overhead_s = max(0.0, time.perf_counter() - self.started - waited_s)
         told = Told(
             self.decision_id,
             model_id,

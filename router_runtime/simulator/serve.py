@@ -7,6 +7,7 @@ import errno
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
@@ -92,8 +93,18 @@ class SimulatorServer:
         self._socket.close()
 
 
-def serve(config: SimulatorConfig, *, host: str, port: int) -> None:
+def serve(
+    config: SimulatorConfig, *, host: str, port: int, listening: Callable[[], None] = lambda: None
+) -> None:
     """Serve until Ctrl-C or SIGTERM.
+
+    Parameters
+    ----------
+    config : SimulatorConfig
+    host : str
+    port : int
+    listening : callable
+        Called once the address is taken and all that the config names is read.
 
     Raises
     ------
@@ -101,8 +112,9 @@ def serve(config: SimulatorConfig, *, host: str, port: int) -> None:
         The address is taken, or the config cannot be served.
     """
     server = _server(config)
-    with _listen(host, port) as listening, suppress(KeyboardInterrupt):
-        server.run([listening])
+    with _listen(host, port) as taken, suppress(KeyboardInterrupt):
+        listening()
+        server.run([taken])
 
 
 def _server(config: SimulatorConfig) -> uvicorn.Server:

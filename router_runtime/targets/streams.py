@@ -128,6 +128,8 @@ class Stream:
     ----------
     cut : TargetError or None
         Why the stream broke.
+    first_byte_s : float
+        How long it took to begin.
     """
 
     def __init__(
@@ -151,7 +153,7 @@ class Stream:
         self._tried = tried
         self._started = started
         self._clock = clock
-        self._first_byte_s = clock() - started
+        self.first_byte_s = clock() - started
         self._told = False
 
     @property
@@ -231,7 +233,7 @@ class Stream:
                 self.model_id,
                 error,
                 self._clock() - self._started,
-                self._first_byte_s,
+                self.first_byte_s,
                 scan.usage,
                 scan.text_bytes,
             )

@@ -122,7 +122,7 @@ def test_a_call_without_usage_that_may_be_billed_is_estimated(error):
 @pytest.mark.parametrize("error", ["connection", "status_503", "breaker_open", "budget", "busy"])
 def test_a_call_that_cannot_have_cost_anything_costs_nothing(error):
     found = attempt(Tried("m", error))
-    assert (found.usage, found.estimated, found.cost_usd) == (None, False, None)
+    assert (found.usage, found.estimated, found.cost_usd) == (None, False, 0)
 
 
 def test_a_failed_answer_that_tells_its_usage_is_billed():
@@ -147,12 +147,12 @@ def test_embeddings_tell_no_completion_tokens():
 
 def test_a_bill_follows_the_tries_as_they_end():
     tried, bill = [Tried("m", "status_500")], Bill("chat/completions", BODY, prices={"m": PRICE})
-    assert [a.cost_usd for a in bill.attempts(tried)] == [None]
+    assert [a.cost_usd for a in bill.attempts(tried)] == [0]
     first = bill.attempts(tried)[0]
     tried.append(Tried("m", None, usage={"prompt_tokens": 10, "completion_tokens": 1}))
     found = bill.attempts(tried)
     assert found[0] is first
-    assert [a.cost_usd for a in found] == [None, Decimal("0.00002")]
+    assert [a.cost_usd for a in found] == [0, Decimal("0.00002")]
 
 
 def test_a_bill_knows_what_a_call_may_and_is_expected_to_cost():

@@ -166,6 +166,22 @@ def test_a_stream_falls_back_before_its_first_byte(open_site, kind):
     assert {chunk.model for chunk in stream} == {"sim-large-text"}
 
 
+def test_the_overhead_of_a_stream_leaves_out_the_wait_for_its_first_byte(open_site):
+    slow = {"latency": {"median_s": 1.0, "sigma": 0}}
+    site = open_site(models={**broken("sim-small-text"), "sim-large-text": slow})
+    raw = site.client().chat.completions.with_raw_response.create(
+        model="auto",
+        messages=[{"role": "user", "content": "What is 17 + 25?"}],
+        stream=True,
+        extra_headers={"x-router-debug": "true"},
+        extra_body={"router": SMALL_THEN_LARGE},
+    )
+    assert list(raw.parse())
+    waited_s = sum(attempt.first_byte_s for attempt in events_of(site)[1])
+    assert waited_s >= 1
+    assert float(raw.headers["x-router-overhead-ms"]) < 1000 * waited_s
+
+
 def test_a_client_that_leaves_ends_the_call_and_is_accounted_for(open_site):
     site = open_site(models={"sim-small-text": {"tokens_per_second": 5}})
     connection = http.client.HTTPConnection(site.url.removeprefix("http://"), timeout=20)

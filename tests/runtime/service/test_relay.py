@@ -11,7 +11,7 @@ from router_runtime.service.relay import ending_of
 from router_runtime.simulator.config import SimulatorConfig
 from router_runtime.simulator.serve import SimulatorServer
 from router_runtime.targets.dispatch import Rules, adispatch
-from router_runtime.targets.forward import Forwarder
+from router_runtime.targets.forward_http import HttpForwarder
 
 KINDS = ("none", "chunked_cut_off", "reset_midway", "short_body", "bad_chunk")
 
@@ -25,7 +25,9 @@ def provider():
 
 
 async def relay(provider, model):
-    target = Forwarder(model, CompatibleTargetConfig(kind="compatible", base_url=provider.base_url))
+    target = HttpForwarder(
+        model, CompatibleTargetConfig(kind="compatible", base_url=provider.base_url)
+    )
     body = {"messages": [{"role": "user", "content": "tell me " * 40}], "stream": True}
     try:
         result = await adispatch(
