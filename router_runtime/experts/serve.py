@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import socket
-import threading
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from ipaddress import ip_address
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import uvicorn
 
@@ -19,11 +14,12 @@ from router_runtime.errors import ConfigError
 from router_runtime.experts.app import build_app
 from router_runtime.experts.config import ExpertsConfig
 from router_runtime.experts.service import Experts
+from router_runtime.listening import ThreadServer, listen
 
-_START_S: Final = 30.0
+_WHO: Final = "The experts' server"
 
 
-class ExpertsServer:
+class ExpertsServer(ThreadServer):
     """Experts on a port of this machine, served by a thread while the block runs.
 
     Parameters
@@ -50,43 +46,8 @@ class ExpertsServer:
         port: int = 0,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._server = _server(experts, host, environment)
-        self._socket = _listen(host, port)
-        self._thread = threading.Thread(
-            target=self._server.run, args=([self._socket],), name="experts-server", daemon=True
-        )
-        shown = f"[{host}]" if ":" in host else host
-        self.url = f"http://{shown}:{self._socket.getsockname()[1]}"
-
-    @property
-    def base_url(self) -> str:
-        """What a target's ``base_url`` is set to."""
-        return f"{self.url}/v1"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        deadline = time.monotonic() + _START_S
-        while not self._server.started and self._thread.is_alive():
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.01)
-        if not self._server.started:
-            self._end()
-            raise ConfigError(f"The experts could not be served at {self.url}.")
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._end()
-
-    def _end(self) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-        self._socket.close()
+        server = _server(experts, host, environment)
+        super().__init__(server, host=host, port=port, who=_WHO)
 
 
 def serve(experts: Experts, *, host: str, port: int) -> None:
@@ -98,7 +59,7 @@ def serve(experts: Experts, *, host: str, port: int) -> None:
         As ``ExpertsServer``.
     """
     server = _server(experts, host, None)
-    with _listen(host, port) as listening, suppress(KeyboardInterrupt):
+    with listen(host, port, who=_WHO) as listening, suppress(KeyboardInterrupt):
         server.run([listening])
 
 
@@ -148,20 +109,3 @@ def _server(experts: Experts, host: str, environment: Mapping[str, str] | None) 
         timeout_graceful_shutdown=5,
     )
     return uvicorn.Server(settings)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named because asyncio sends small writes at once only where it is.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        taken = error.errno == errno.EADDRINUSE
-        raise ConfigError(
-            f"The experts cannot be served at {host}:{port}: {error.strerror}. "
-            + ("Choose another --port." if taken else "Choose another --host or --port.")
-        ) from error
-    return listening

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import logging
 import os
@@ -25,6 +24,7 @@ import uvloop
 
 from router_runtime.config import load_config
 from router_runtime.errors import ConfigError, RouterError
+from router_runtime.listening import listen, url_of
 from router_runtime.service.admin import admin_app
 from router_runtime.service.app import Handler
 from router_runtime.service.front import front_app, starting_app
@@ -74,10 +74,10 @@ class Sockets:
     """
 
     def __init__(self, host: str, *, port: int, admin_port: int | None) -> None:
-        self.main = listen(host, port)
+        self.main = _listen(host, port)
         self.admin: socket.socket | None = None
         try:
-            self.admin = None if admin_port is None else listen("127.0.0.1", admin_port)
+            self.admin = None if admin_port is None else _listen("127.0.0.1", admin_port)
         except ConfigError:
             self.main.close()
             raise
@@ -87,31 +87,6 @@ class Sockets:
         self.main.close()
         if self.admin is not None:
             self.admin.close()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket.
-
-    Raises
-    ------
-    ConfigError
-        The address is taken or is none of this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named because asyncio sends small writes at once only where it is.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen(_BACKLOG)
-    except OSError as error:
-        listening.close()
-        taken = error.errno == errno.EADDRINUSE
-        raise ConfigError(
-            f"The service cannot listen at {host}:{port}: {error.strerror}. "
-            + ("Choose another port in the config." if taken else "Check service.host.")
-        ) from error
-    return listening
 
 
 def serve(path: Path, *, environ: Mapping[str, str] = os.environ) -> None:
@@ -140,7 +115,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
     Looking for garbage begins after ``_GARBAGE`` new objects, not after Python's 700: what a
     request holds goes by itself when it ends, and with many in flight all of it would be looked
-    through again and again. That took a tenth of the time of a request.
+    through again and again.
     """
     gc.set_threshold(_GARBAGE, 10, 10)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -278,8 +253,8 @@ class ServiceServer:
         self._leave: Callable[[], object] = lambda: None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="service", daemon=True)
-        self.url = _url(self._sockets.main)
-        self.admin_url = None if self._sockets.admin is None else _url(self._sockets.admin)
+        self.url = url_of(self._sockets.main)
+        self.admin_url = None if self._sockets.admin is None else url_of(self._sockets.admin)
 
     @property
     def service(self) -> Service:
@@ -328,6 +303,7 @@ class ServiceServer:
         await left.wait()
 
 
-def _url(sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"http://{host}:{port}"
+def _listen(host: str, port: int) -> socket.socket:
+    bound = listen(host, port, who="The service")
+    bound.listen(_BACKLOG)
+    return bound

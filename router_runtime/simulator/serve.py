@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
-import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from router_runtime.errors import ConfigError
+from router_runtime.listening import ThreadServer, listen
 from router_runtime.simulator.app import build_app
 from router_runtime.simulator.config import SimulatorConfig
 from router_runtime.simulator.wire import TRANSPORT, Receive, Scope, Send
 
-_START_S: Final = 30.0
+_WHO: Final = "The simulator"
 _BACKLOG: Final = 4096
 
 
@@ -38,7 +33,7 @@ class _Protocol(H11Protocol):
         self.app = with_transport
 
 
-class SimulatorServer:
+class SimulatorServer(ThreadServer):
     """A simulator on a free port of this machine, served by a thread while the block runs.
 
     Parameters
@@ -55,42 +50,7 @@ class SimulatorServer:
     """
 
     def __init__(self, config: SimulatorConfig, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._server = _server(config)
-        self._socket = _listen(host, port)
-        self._thread = threading.Thread(
-            target=self._server.run, args=([self._socket],), name="simulator", daemon=True
-        )
-        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
-
-    @property
-    def base_url(self) -> str:
-        """What a target's ``base_url`` is set to."""
-        return f"{self.url}/v1"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        deadline = time.monotonic() + _START_S
-        while not self._server.started and self._thread.is_alive():
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.01)
-        if not self._server.started:
-            self._end()
-            raise ConfigError(f"The simulator did not start at {self.url}.")
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._end()
-
-    def _end(self) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-        self._socket.close()
+        super().__init__(_server(config), host=host, port=port, who=_WHO)
 
 
 def serve(
@@ -112,7 +72,7 @@ def serve(
         The address is taken, or the config cannot be served.
     """
     server = _server(config)
-    with _listen(host, port) as taken, suppress(KeyboardInterrupt):
+    with listen(host, port, who=_WHO) as taken, suppress(KeyboardInterrupt):
         listening()
         server.run([taken])
 
@@ -132,21 +92,3 @@ def _server(config: SimulatorConfig) -> uvicorn.Server:
         timeout_graceful_shutdown=1,
     )
     return uvicorn.Server(settings)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named because asyncio sends small writes at once only where it is; unnamed,
-    # every answer waits 40 ms for its caller to acknowledge the headers.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        taken = error.errno == errno.EADDRINUSE
-        raise ConfigError(
-            f"The simulator cannot listen at {host}:{port}: {error.strerror}. "
-            + ("Choose another --port." if taken else "Choose another --host or --port.")
-        ) from error
-    return listening

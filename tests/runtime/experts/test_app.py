@@ -254,5 +254,5 @@ def test_others_are_not_let_in_without_a_key(serving):
 def test_a_taken_port_is_named(served):
     server, _ = served()
     port = int(server.url.rpartition(":")[2])
-    with pytest.raises(ConfigError, match=f"{port}.*--port"):
+    with pytest.raises(ConfigError, match=f"{port}.*another port"):
         serve.ExpertsServer(server._server.config.app.state.experts, port=port)

@@ -54,7 +54,7 @@ def test_an_answer_does_not_wait_for_its_headers_to_be_acknowledged(monkeypatch,
 def test_a_taken_port_is_a_config_error():
     with SimulatorServer(CONFIG) as server:
         port = int(server.url.rpartition(":")[2])
-        with pytest.raises(ConfigError, match=f"{port}.*--port"):
+        with pytest.raises(ConfigError, match=f"{port}.*another port"):
             SimulatorServer(CONFIG, port=port)
 
 
