@@ -4,6 +4,10 @@ What is accepted is decided from the first bytes and the header, before anything
 bytes, pixels. Nothing is ever fetched: a URL is refused, so a request cannot make the router call
 other machines. Every defect is a ``QueryError`` of one line that never contains the picture.
 
+Where ``kornia_rs`` is installed (extra ``onnx``) it decodes the common kinds of PNG and, for
+``OpenPicture``, of JPEG: the same pixels, of a screenshot in a third of Pillow's time. Pillow reads
+every header, decodes what is less common, and has the last word on what is damaged.
+
 EXIF orientation is not applied. CLIP, SigLIP and DINOv2 were trained on, and candidates' own
 preprocessors mostly read, pixels as stored; rotating here would make routing see another picture
 than the model that answers.
@@ -13,18 +17,23 @@ from __future__ import annotations
 
 import base64
 import binascii
+import importlib
 import os
 import re
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path, PurePath
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import PIL.Image
 
 from router_runtime.errors import ConfigError, QueryError
 from router_runtime.types import Image
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]  # (height, width, channels)
 
 _MEDIA_TYPES: Final = {
     "PNG": "image/png",
@@ -35,6 +44,7 @@ _MEDIA_TYPES: Final = {
 _FORMATS: Final = {media_type: name for name, media_type in _MEDIA_TYPES.items()}
 _DATA_URI: Final = re.compile(r"data:[^,;]*(?:;[^,;]*)*?;base64,", re.IGNORECASE)
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_RUST_MODES: Final = {"RGB": "rgb", "RGBA": "rgba", "L": "mono"}
 _PEEK_CHARS: Final = 24  # 18 bytes, more than any magic number needs
 
 
@@ -141,10 +151,89 @@ def decode(image: Image, *, max_side: int | None = None) -> PIL.Image.Image:
     QueryError
         The file is truncated or damaged.
     """
-    picture = _to_rgb(_decoded(image, max_side))
+    name = _format(image)
+    picture = _opened(image.data, name)
+    if max_side is not None and name == "JPEG":
+        picture.draft(None, (max_side, max_side))
+    found = _rust_png(image.data, picture) if name == "PNG" else None
+    picture = _to_rgb(_loaded(picture, name) if found is None else _picture_of(found))
     if max_side is not None and max(picture.size) > max_side:
         picture.thumbnail((max_side, max_side), PIL.Image.Resampling.BICUBIC)
     return picture
+
+
+class OpenPicture:
+    """A picture whose header is read and whose pixels are not yet decoded.
+
+    Parameters
+    ----------
+    image : Image
+        From ``load_image``.
+
+    Attributes
+    ----------
+    size : (int, int)
+        Width and height as stored.
+
+    Raises
+    ------
+    QueryError
+        The header is damaged.
+    """
+
+    def __init__(self, image: Image) -> None:
+        self._data = image.data
+        self._format = _format(image)
+        picture = _opened(image.data, self._format)
+        self._picture: PIL.Image.Image | None = picture
+        self.size = picture.size
+
+    def pixels(self, *, at_least: tuple[int, int] | None = None) -> Pixels:
+        """Decode what ``decode`` gives.
+
+        Parameters
+        ----------
+        at_least : (int, int), optional
+            Width and height that are enough. A JPEG is decoded at a half, a quarter or an eighth
+            of its size where that is no less; no other format can be.
+
+        Returns
+        -------
+        ndarray of shape (height, width, 3 or 4), uint8
+            Red, green, blue, and perhaps an alpha of 255 throughout; read-only or not.
+
+        Raises
+        ------
+        QueryError
+            The file is truncated or damaged.
+        """
+        name, found = self._format, None
+        picture = self._picture or _opened(self._data, name)
+        self._picture = None  # a Pillow image is drafted and decoded once
+        if name == "JPEG" and at_least is not None:
+            picture.draft(None, at_least)
+        if name == "PNG":
+            found = _rust_png(self._data, picture)
+        elif name == "JPEG" and picture.size == self.size:
+            found = _rust_jpeg(self._data, picture)
+        if found is None:
+            return np.asarray(_to_rgb(_loaded(picture, name)))
+        if found.shape[2] == 1:
+            return np.repeat(found, 3, axis=2)
+        if found.shape[2] == 3 or found[..., 3].min() == 255:  # as browsers write screenshots
+            return found
+        return np.asarray(_to_rgb(_picture_of(found)))
+
+
+def dimensions(image: Image) -> tuple[int, int]:
+    """Return width and height in pixels, from the header alone.
+
+    Raises
+    ------
+    QueryError
+        The header is damaged.
+    """
+    return _opened(image.data, _format(image)).size
 
 
 def verify(image: Image) -> None:
@@ -155,7 +244,7 @@ def verify(image: Image) -> None:
     QueryError
         The file is truncated or damaged.
     """
-    _decoded(image, None)
+    OpenPicture(image).pixels()
 
 
 def _string_bytes(
@@ -308,25 +397,68 @@ def _opened(data: bytes, name: str) -> PIL.Image.Image:
         raise QueryError(f"A picture's {name} header is damaged: {_reason(error)}.") from error
 
 
-def _decoded(image: Image, max_side: int | None) -> PIL.Image.Image:
+def _format(image: Image) -> str:
     name = _FORMATS.get(image.media_type)
     if name is None:
         raise QueryError(f"A picture is {image.media_type}; accepted: {', '.join(_FORMATS)}.")
-    picture = _opened(image.data, name)
+    return name
+
+
+def _loaded(picture: PIL.Image.Image, name: str) -> PIL.Image.Image:
     try:
-        if max_side is not None and name == "JPEG":
-            picture.draft(None, (max_side, max_side))
         picture.load()
     except Exception as error:  # as above: whatever damage raises, it is one damaged picture
         raise QueryError(f"A {name} picture does not decode: {_reason(error)}.") from error
     return picture
 
 
+@cache
+def _rust() -> Any:
+    try:
+        return importlib.import_module("kornia_rs.io")
+    except ImportError:
+        return None
+
+
+def _rust_png(data: bytes, picture: PIL.Image.Image) -> Pixels | None:
+    """Return (height, width, channels) of a plain PNG; None where Pillow shall decode it."""
+    eight_bits, interlaced = data[24:25] == b"\x08", data[28:29] != b"\0"
+    animated = getattr(picture, "is_animated", False)
+    if not eight_bits or interlaced or animated or "transparency" in picture.info:
+        return None
+    return _in_rust("decode_image_png_u8", data, (picture.height, picture.width), picture.mode)
+
+
+def _rust_jpeg(data: bytes, picture: PIL.Image.Image) -> Pixels | None:
+    """Return (height, width, 3) of a JPEG in colour; None where Pillow shall decode it."""
+    if picture.mode != "RGB":
+        return None
+    found = _in_rust("decode_image_jpegturbo", data, "RGB")
+    return found if found is not None and found.shape[1::-1] == picture.size else None
+
+
+def _in_rust(function: str, data: bytes, *arguments: Any) -> Pixels | None:
+    *others, mode = arguments
+    if _rust() is None or mode not in _RUST_MODES:
+        return None
+    try:
+        found: Pixels = getattr(_rust(), function)(data, *others, _RUST_MODES[mode])
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # damage is a bare Exception, a Rust panic not even that: ask Pillow
+        return None
+    return found
+
+
+def _picture_of(found: Pixels) -> PIL.Image.Image:
+    return PIL.Image.fromarray(found[..., 0] if found.shape[2] == 1 else found)
+
+
 def _to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
     if picture.mode.startswith("I"):  # 16 bits: Pillow would clip instead of scaling
         picture = PIL.Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if not picture.has_transparency_data:
-        return picture.convert("RGB")
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
     layer = picture.convert("RGBA")
     canvas = PIL.Image.new("RGBA", layer.size, "white")
     canvas.alpha_composite(layer)

@@ -16,7 +16,7 @@ import difflib
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -32,13 +32,18 @@ from router_runtime.prediction.encoders.windows import (
 )
 from router_runtime.types import F32, Image, Json
 from router_runtime.weights import hub
-from router_runtime.weights.torch_setup import pick_device, to_numpy, weights_digest
+from router_runtime.weights.torch_setup import pick_device, size_of, to_numpy, weights_digest
 
 # isort: split
 # After torch_setup, which makes torchvision importable.
 import open_clip
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
-from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer, default_bpe
+
+from router_runtime.prediction.encoders.clip_text import causal_text_tower, encode_cut
+
+if TYPE_CHECKING:  # the tokenizer's own module needs packages of another extra
+    from router_runtime.prediction.encoders.clip_tokenizer import Cleaning
 
 _CONFIG = "open_clip_config.json"
 _SAFE, _PICKLED = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
@@ -70,55 +75,88 @@ class ClipEncoder:
         self._device = pick_device(runtime.device)
         self._batch_size = runtime.batch_size
         name, options = _sources(spec)
-        self._model, self._preprocess = _load(name, options, self._device)
+        self.model, self._preprocess = _load(name, options, self._device)
         self._tokenizer = _tokenizer(name)
-        self._windows = _windows(self._tokenizer, spec.max_windows)
-        self.text_dim = self._encode_windows(self._windows.cut(_PROBE)).shape[1]
-        size = self._model.visual.preprocess_cfg["size"]
+        self._text_config = open_clip.get_model_config(name)["text_cfg"]
+        causal = isinstance(self._tokenizer, SimpleTokenizer)
+        self._cut_tower = causal_text_tower(self.model) if causal else None
+        self.windows = _windows(self._tokenizer, spec.max_windows)
+        self.text_dim = self.encode_windows(self.windows.cut(_PROBE)).shape[1]
+        size = self.model.visual.preprocess_cfg["size"]
         height, width = (size, size) if isinstance(size, int) else size
         self.image_dim = self._encode_pixels([torch.zeros(3, height, width)]).shape[1]
+        self.frozen = size_of(self.model.parameters())
         self.fingerprint = fingerprint_of(
             {
                 "kind": self.kind,
                 "architecture": open_clip.get_model_config(name),
                 "quick_gelu": bool(options.get("force_quick_gelu")),
-                "weights": weights_digest(self._model),
-                "preprocessing": _plain(self._model.visual.preprocess_cfg),
+                "weights": weights_digest(self.model),
+                "preprocessing": self.preprocessing,
                 "tokenizer": [
                     type(self._tokenizer).__name__,
-                    *map(list, self._windows.cut(_PROBE)),
+                    *map(list, self.windows.cut(_PROBE)),
                 ],
-                "windows": self._windows.describe(),
+                "windows": self.windows.describe(),
                 "dims": [self.text_dim, self.image_dim],
             }
         )
 
     def encode_texts(self, texts: Sequence[str]) -> F32:
-        return self._windows.encode(
-            texts, self._encode_windows, dim=self.text_dim, batch_size=self._batch_size
+        return self.windows.encode(
+            texts, self.encode_windows, dim=self.text_dim, batch_size=self._batch_size
         )
 
     def encode_images(self, images: Sequence[Image]) -> F32:
         return encode_distinct(
             images,
-            lambda batch: self._encode_pixels([self._preprocess(decode(i)) for i in batch]),
+            lambda batch: self._encode_pixels(self.pixels(batch)),
             dim=self.image_dim,
             batch_size=self._batch_size,
             key=lambda image: image.sha256,
         )
 
     @torch.inference_mode()
-    def _encode_windows(self, windows: Sequence[Window]) -> F32:
-        ids, _ = padded(windows, length=self._windows.length, **_padding(self._tokenizer))
+    def encode_windows(self, windows: Sequence[Window]) -> F32:
+        """Return float32 (n_windows, text_dim), each window with its special tokens."""
+        if self._cut_tower is not None:
+            ids, _ = padded(windows, pad_id=0)
+            return to_numpy(encode_cut(self._cut_tower, torch.from_numpy(ids).to(self._device)))
+        ids, _ = padded(windows, length=self.windows.length, **_padding(self._tokenizer))
         if getattr(self._tokenizer, "strip_sep_token", False):
             ids[ids == self._tokenizer.tokenizer.sep_token_id] = 0
         tokens = torch.from_numpy(ids).to(self._device)
-        return to_numpy(self._model.encode_text(tokens, normalize=False))
+        return to_numpy(self.model.encode_text(tokens, normalize=False))
+
+    def pixels(self, images: Sequence[Image]) -> list[torch.Tensor]:
+        """Return what the model sees of each picture: float32 (3, height, width)."""
+        return [self._preprocess(decode(image)) for image in images]
+
+    @property
+    def preprocessing(self) -> dict[str, Json]:
+        """How pictures are prepared, in open_clip's words."""
+        return _plain(self.model.visual.preprocess_cfg)
+
+    def byte_pairs(self) -> tuple[Path, Cleaning]:
+        """Return the file of the byte-pair tokenizer's merges, and what it does to texts first.
+
+        Raises
+        ------
+        EncoderError
+            The tokenizer is another one.
+        """
+        if not isinstance(self._tokenizer, SimpleTokenizer):
+            raise EncoderError(
+                f"this model's tokenizer is a {type(self._tokenizer).__name__} and not CLIP's own, "
+                "the one that is exported. Serve it with 'engine: torch'."
+            )
+        options = self._text_config.get("tokenizer_kwargs", {})
+        return Path(default_bpe()), options.get("clean", "lower")
 
     @torch.inference_mode()
     def _encode_pixels(self, pixels: Sequence[torch.Tensor]) -> F32:
         batch = torch.stack(list(pixels)).to(self._device)
-        return to_numpy(self._model.encode_image(batch, normalize=False))
+        return to_numpy(self.model.encode_image(batch, normalize=False))
 
 
 def _sources(spec: ClipSpec) -> tuple[str, dict[str, Any]]:

@@ -40,6 +40,7 @@ CHUNK_ROWS = 4096
 RESTORE = "Restore the artifact folder from its source, or train again."
 
 _LOGIT_EPS = 1e-6
+_MOST_LOGIT = np.array(math.log((1 - _LOGIT_EPS) / _LOGIT_EPS))
 _ONE, _LEAST_LOGIT = np.ones(()), np.array(-700.0)  # as arrays: nothing to convert in a call
 
 
@@ -109,6 +110,13 @@ class BaseHead(ABC):
     @abstractmethod
     def _probabilities(self, X: F32) -> F64:
         """Return ``P`` for a checked ``X`` of at most ``CHUNK_ROWS`` rows."""
+
+    def log_odds(self, X: F32) -> F64:
+        """Return ``logit(P)``, float64 (n_queries, n_models), for a checked ``X`` of few rows.
+
+        Heads that compute log odds first need not go there and back.
+        """
+        return logit(self._probabilities(X))
 
     @abstractmethod
     def to_files(self, stem: str) -> dict[str, bytes]:
@@ -211,6 +219,12 @@ def sigmoid(Z: npt.NDArray[Any]) -> F64:
     return cast(F64, _ONE / (_ONE + np.exp(-np.maximum(Z, _LEAST_LOGIT, dtype=np.float64))))
 
 
+def softmax(Z: npt.NDArray[Any]) -> F64:
+    """Return each row's exp(Z) / sum(exp(Z)) in float64, without overflow."""
+    odds = np.exp(Z - Z.max(axis=1, keepdims=True), dtype=np.float64)
+    return cast(F64, odds / odds.sum(axis=1, keepdims=True))
+
+
 def logit(P: npt.NDArray[Any], *, eps: float = _LOGIT_EPS) -> F64:
     """Return log(P / (1 - P)) in float64, with ``P`` first clipped to [eps, 1 - eps].
 
@@ -218,6 +232,11 @@ def logit(P: npt.NDArray[Any], *, eps: float = _LOGIT_EPS) -> F64:
     """
     P = np.minimum(np.maximum(P, eps, dtype=np.float64), 1.0 - eps)
     return cast(F64, np.log(P) - np.log1p(-P))
+
+
+def clipped_logits(Z: npt.NDArray[Any]) -> F64:
+    """Return what ``logit(sigmoid(Z))`` is, clip and all."""
+    return cast(F64, np.minimum(np.maximum(Z, -_MOST_LOGIT, dtype=np.float64), _MOST_LOGIT))
 
 
 def check_features(X: F32, n_features: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from router_runtime.prediction.heads.base import (
     BaseHead,
     HeadDescription,
+    clipped_logits,
     read_tensors,
     sigmoid,
     write_tensors,
@@ -44,6 +45,9 @@ class LogisticHead(BaseHead):
 
     def _probabilities(self, X: F32) -> F64:
         return sigmoid(X @ self._weight + self._bias)
+
+    def log_odds(self, X: F32) -> F64:
+        return clipped_logits(X @ self._weight + self._bias)
 
     def to_files(self, stem: str) -> dict[str, bytes]:
         """Return ``<stem>.safetensors``."""

@@ -23,6 +23,7 @@ from pydantic import Field
 from router_runtime.prediction.heads.base import (
     BaseHead,
     HeadDescription,
+    clipped_logits,
     read_tensors,
     sigmoid,
     write_tensors,
@@ -133,6 +134,9 @@ class MLPHead(BaseHead):
 
     def _probabilities(self, X: F32) -> F64:
         return sigmoid(self.logits(X))
+
+    def log_odds(self, X: F32) -> F64:
+        return clipped_logits(self.logits(X))
 
     def logits(self, X: F32) -> F32:
         """Return the members' mean logits, float32 (n_queries, n_models), for a checked ``X``."""

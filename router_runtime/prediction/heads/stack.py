@@ -59,7 +59,11 @@ class StackHead(BaseHead):
     def _probabilities(self, X: F32) -> F64:
         Z = np.tile(self._intercept, (len(X), 1))
         for member, weight in zip(self._members, self._weight, strict=True):
-            Z += weight * logit(member.predict_proba(X))
+            # X is checked; a member of this package may know its log odds without a detour.
+            if isinstance(member, BaseHead):
+                Z += weight * member.log_odds(X)
+            else:
+                Z += weight * logit(member.predict_proba(X))
         return sigmoid(Z)
 
     def to_files(self, stem: str) -> dict[str, bytes]:

@@ -80,6 +80,38 @@ def test_short_texts_are_what_open_clip_makes_of_them(folder, encoder):
     np.testing.assert_allclose(encoder.encode_texts(texts), expected.numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("changes", [{}, {"custom_text": True}, {"quick_gelu": True}])
+def test_texts_cut_to_the_longest_of_a_batch_equal_padded_ones(tmp_path, changes):
+    name = f"tiny-cut-{len(changes)}-{'-'.join(changes)}"
+    (tmp_path / f"{name}.json").write_text(json.dumps(TOWERS | changes))
+    open_clip.add_model_config(tmp_path / f"{name}.json")
+    torch.manual_seed(2)
+    model = open_clip.create_model(name).eval()
+    texts = ["a", "", "two words " * 9, "one more, of another length", "w " * 100]
+    padded = open_clip.get_tokenizer(name)(texts)
+    longest = int(padded[:4].argmax(dim=1).max()) + 1
+    tower = clip.causal_text_tower(model)
+    with torch.inference_mode():
+        expected = model.encode_text(padded)
+        cut = clip.encode_cut(tower, padded[:4, :longest])
+        whole = clip.encode_cut(tower, padded)
+    assert longest < padded.shape[1]
+    np.testing.assert_allclose(cut, expected[:4], atol=1e-5)
+    np.testing.assert_allclose(whole, expected, atol=1e-5)
+
+
+def test_a_text_half_that_reads_past_the_end_is_not_cut(tmp_path):
+    for name, text in {
+        "tiny-all": {"no_causal_mask": True},
+        "tiny-last": {"pool_type": "last"},
+        "tiny-class": {"embed_cls": True},
+    }.items():
+        config = TOWERS | {"text_cfg": TOWERS["text_cfg"] | text, "custom_text": True}
+        (tmp_path / f"{name}.json").write_text(json.dumps(config))
+        open_clip.add_model_config(tmp_path / f"{name}.json")
+        assert clip.causal_text_tower(open_clip.create_model(name)) is None
+
+
 def test_pictures_are_what_open_clip_makes_of_them(folder, encoder):
     model, prepare = open_clip.create_model_from_pretrained(
         "tiny-clip", str(folder / "0.safetensors")

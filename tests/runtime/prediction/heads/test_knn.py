@@ -109,3 +109,21 @@ def test_survives_its_files_with_missing_scores(metric):
     np.testing.assert_array_equal(
         again.predict_proba(query(0.3, 0.4)), found.predict_proba(query(0.3, 0.4))
     )
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 60.0])
+def test_one_query_is_predicted_as_in_a_batch_to_the_bit(metric, scale):
+    rng = np.random.default_rng(0)
+    rows = np.repeat(rng.normal(size=(200, 2)) * scale, 3, axis=0)  # every row ties with two more
+    scores = rng.random((600, 3))
+    scores[rng.random((600, 3)) < 0.3] = np.nan
+    X = (rng.normal(size=(40, 2)) * scale).astype(np.float32)
+    neighbours = head(rows, scores, k=7, metric=metric, pseudo_count=0.5)
+    alone = np.concatenate([neighbours.predict_proba(x[None]) for x in X])
+    np.testing.assert_array_equal(alone, neighbours.predict_proba(X))
+
+
+def test_fewer_rows_than_neighbours_serve_one_query_too():
+    P = head([[0, 0]], [[1]], k=5).predict_proba(query(0, 0.5))
+    np.testing.assert_allclose(P, [[1.0]])

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from router_runtime.errors import ArtifactError
-from router_runtime.prediction.heads.base import load_head
+from router_runtime.prediction.heads.base import load_head, logit, sigmoid
+from router_runtime.prediction.heads.logistic import LogisticHead
+from router_runtime.prediction.heads.mlp import MLPHead
 from router_runtime.prediction.heads.prior import PriorHead
 from router_runtime.prediction.heads.stack import StackHead
 
@@ -48,3 +50,23 @@ def test_members_of_another_size_are_refused():
     description = stack().describe() | {"n_features": 3}
     with pytest.raises(ArtifactError, match=r"'head-0' takes 2 features.*takes 3"):
         load_head(description, stack().to_files("head"))
+
+
+def test_members_log_odds_are_those_of_their_probabilities():
+    rng = np.random.default_rng(0)
+    linear = LogisticHead(20 * rng.normal(size=(2, 2)), rng.normal(size=2))
+    first = (20 * rng.normal(size=(2, 3)), rng.normal(size=3))
+    layers = [first, (rng.normal(size=(3, 2)), np.ones(2))]
+    network = MLPHead.from_members([layers, layers])
+    Q = rng.normal(size=(50, 2)).astype(np.float32)
+    for member in (linear, network, stack()):
+        np.testing.assert_allclose(
+            member.log_odds(Q), logit(member.predict_proba(Q)), rtol=0, atol=1e-9
+        )
+    weight, intercept = rng.random((2, 2)), rng.normal(size=2)
+    joined = StackHead([linear, network], weight=weight, intercept=intercept).predict_proba(Q)
+    Z = intercept + sum(
+        w * logit(member.predict_proba(Q))
+        for w, member in zip(weight, (linear, network), strict=True)
+    )
+    np.testing.assert_allclose(joined, sigmoid(Z), rtol=0, atol=1e-9)
