@@ -130,6 +130,30 @@ def read_adapter(name: str, path: str | Path, *, root: Path | None = None) -> Ad
     _refuse_code(name, folder)
     config = _read_config(name, folder)
     data = _bytes_of(name, folder, WEIGHTS_FILE, MAX_WEIGHTS_BYTES)
+    return adapter_of(name, config, data, folder=folder)
+
+
+def adapter_of(
+    name: str, config: Mapping[str, Json], data: bytes, *, folder: Path
+) -> AdapterFolder:
+    """Check an adapter's config and weights, wherever they were kept.
+
+    Parameters
+    ----------
+    name : str
+    config : mapping
+        As PEFT writes it.
+    data : bytes
+        Safetensors.
+    folder : Path
+        Where messages say that they are.
+
+    Raises
+    ------
+    ArtifactError, ArtifactIntegrityError
+        As ``read_adapter``.
+    """
+    _check_kind(name, config, folder)
     halves = _read_halves(name, folder, data)
     modules = _modules(name, config, halves)
     base, targets = config.get("base_model_name_or_path"), config.get("target_modules")
@@ -201,8 +225,17 @@ def _read_config(name: str, folder: Path) -> Mapping[str, Json]:
         raise ArtifactIntegrityError(
             f"Adapter '{name}': {folder / CONFIG_FILE} is no JSON. Save the adapter again."
         ) from None
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        kind = config.get("peft_type") if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        raise ArtifactError(
+            f"Adapter '{name}': {folder / CONFIG_FILE} is no adapter's config. Save the adapter "
+            "again."
+        )
+    return config
+
+
+def _check_kind(name: str, config: Mapping[str, Json], folder: Path) -> None:
+    kind = config.get("peft_type")
+    if kind != "LORA":
         raise ArtifactError(
             f"Adapter '{name}': {folder / CONFIG_FILE} describes peft_type {kind!r:.40}; only "
             "'LORA' is served."
@@ -215,7 +248,6 @@ def _read_config(name: str, folder: Path) -> Mapping[str, Json]:
             f"Adapter '{name}' uses {', '.join(used)}, which cannot be served beside other "
             "adapters. Train a plain LoRA, or merge it into a model of its own."
         )
-    return config
 
 
 def _read_halves(name: str, folder: Path, data: bytes) -> dict[str, Half]:

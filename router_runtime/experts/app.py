@@ -23,20 +23,12 @@ from router_runtime.errors import (
     RouterError,
 )
 from router_runtime.experts.batches import End, Piece
-from router_runtime.experts.chat import Answers, ChatRequest
+from router_runtime.experts.chat import Answers, Lines, error_body, line_of
 from router_runtime.experts.service import Experts
 from router_runtime.types import Json
 
 MAX_BODY_BYTES: Final = 64 * 2**20
 _CLOSED_REQUEST: Final = 499
-_TYPES: Final = {
-    400: "BadRequestError",
-    401: "AuthenticationError",
-    403: "PermissionDeniedError",
-    404: "NotFoundError",
-    413: "BadRequestError",
-    503: "ServiceUnavailableError",
-}
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -181,8 +173,8 @@ async def _chat(request: Request) -> Response:
     if asked.stream:
         events = experts.events(asked)
         first = await anext(events)  # a refusal is told by its status, before the stream begins
-        lines = _lines(answers, asked, first, events)
-        return StreamingResponse(lines, media_type="text/event-stream")
+        lines = Lines(answers, include_usage=asked.include_usage)
+        return StreamingResponse(_stream(lines, first, events), media_type="text/event-stream")
     end = await _unless_gone(request, experts.answer(asked))
     return JSONResponse(answers.whole(end))
 
@@ -208,30 +200,16 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def _lines(
-    answers: Answers,
-    asked: ChatRequest,
-    first: Piece | End,
-    events: AsyncGenerator[Piece | End],
+async def _stream(
+    lines: Lines, first: Piece | End, events: AsyncGenerator[Piece | End]
 ) -> AsyncGenerator[bytes]:
     async with aclosing(events):
-        yield _line(answers.begin())
+        yield lines.of(first)
         try:
-            event: Piece | End = first
-            while isinstance(event, Piece):
-                yield _line(answers.piece(event.text))
-                event = await anext(events)
+            async for event in events:
+                yield lines.of(event)
         except RequestError as error:  # the status is sent, so an event must tell
-            yield _line(_envelope(error))
-            return
-        yield _line(answers.end(event))
-        if asked.include_usage:
-            yield _line(answers.usage(event))
-        yield b"data: [DONE]\n\n"
-
-
-def _line(body: Json) -> bytes:
-    return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
+            yield line_of(error_body(error))
 
 
 async def _body(request: Request) -> Json:
@@ -265,18 +243,11 @@ def _invalid(message: str) -> RequestError:
     return RequestError(message, status=400, code="invalid_request")
 
 
-def _envelope(error: RequestError) -> dict[str, Json]:
-    kind = _TYPES.get(error.status, "InternalServerError")
-    return {
-        "error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}
-    }
-
-
 def _error(error: RequestError) -> JSONResponse:
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = f"{error.retry_after_s:.0f}"
-    return JSONResponse(_envelope(error), status_code=error.status, headers=headers)
+    return JSONResponse(error_body(error), status_code=error.status, headers=headers)
 
 
 async def _no_such_page(request: Request, error: Exception) -> Response:

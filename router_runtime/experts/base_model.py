@@ -6,10 +6,9 @@ needs its own code is refused by transformers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 # The order matters: this makes torchvision importable, which transformers imports.
 from router_runtime.weights.torch_setup import pick_device  # isort: skip
@@ -18,15 +17,11 @@ import torch
 import transformers
 
 from router_runtime.errors import ConfigError, EncoderError
+from router_runtime.experts.attaching import Attachment
 from router_runtime.experts.config import BaseConfig
 from router_runtime.experts.fitting import BaseShape
+from router_runtime.experts.shared import Weights, load_weights, weights_of
 from router_runtime.weights.hub import model_folder
-
-_DTYPES: Final[Mapping[str, torch.dtype]] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +42,10 @@ class BaseModel:
         Tokens that end an answer.
     context : int
         Tokens of prompt and answer together.
-    n_bytes : int
-        Of its parameters and buffers in memory.
+    folder : Path
+        Of its files.
+    weights : Weights
+        Kept here so that others who load the same find them.
     """
 
     name: str
@@ -59,7 +56,18 @@ class BaseModel:
     shape: BaseShape
     end_tokens: tuple[int, ...]
     context: int
-    n_bytes: int
+    folder: Path
+    weights: Weights
+
+    @property
+    def n_bytes(self) -> int:
+        """Of its parameters and buffers in memory."""
+        return self.weights.n_bytes
+
+    @property
+    def attached(self) -> Attachment:
+        """The adapters on these weights, of all pools, and whose turn it is."""
+        return self.weights.attached
 
     @property
     def device(self) -> torch.device:
@@ -73,8 +81,15 @@ class BaseModel:
         return found
 
 
-def load_base(config: BaseConfig) -> BaseModel:
+def load_base(config: BaseConfig, *, own: bool = False) -> BaseModel:
     """Load the base model that ``config`` describes.
+
+    Parameters
+    ----------
+    config : BaseConfig
+    own : bool
+        Have weights that are nobody else's, to change them; otherwise those that are in memory
+        already are used.
 
     Raises
     ------
@@ -85,39 +100,36 @@ def load_base(config: BaseConfig) -> BaseModel:
     """
     device = pick_device(config.device)
     folder = model_folder(config.model, revision=config.revision)
+    load = load_weights if own else weights_of
+    weights = load(folder, name=config.model, dtype=config.dtype, device=device)
+    loader: Any = transformers.AutoTokenizer
+    if weights.sees_pictures:
+        loader = transformers.AutoProcessor
     try:
-        described = transformers.AutoConfig.from_pretrained(folder)
-        sees = type(described) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        kind: Any = transformers.AutoModelForCausalLM
-        if sees:
-            kind = transformers.AutoModelForImageTextToText
-        model: Any = kind.from_pretrained(
-            folder, dtype=_DTYPES.get(config.dtype, "auto"), use_safetensors=True
-        )
-        loader = transformers.AutoProcessor if sees else transformers.AutoTokenizer
         processor = loader.from_pretrained(folder)
     except Exception as error:  # damaged files make the loaders raise nearly anything
         raise EncoderError(
-            f"base model '{config.model}' cannot be loaded as a causal or vision-language model: "
-            f"{' '.join(str(error).split())[:300]}"
+            f"base model '{config.model}' comes without a tokenizer or processor that can be "
+            f"loaded: {' '.join(str(error).split())[:300]}"
         ) from error
-    model = model.to(device).eval().requires_grad_(False)
     tokenizer = getattr(processor, "tokenizer", processor)
     _give_template(config, processor, tokenizer)
-    ends = _end_tokens(config, model, tokenizer)
+    ends = _end_tokens(config, weights.model, tokenizer)
     # Defaults of a repository, such as its temperature, would otherwise join in every answer.
-    model.generation_config = generation_settings(ends)
-    weights = (*model.parameters(), *model.buffers())
+    weights.model.generation_config = generation_settings(ends)
+    stated = getattr(weights.described, "_name_or_path", "") or ""
+    known_as = (*config.known_as, *([stated] if stated and not Path(stated).is_dir() else []))
     return BaseModel(
         name=config.model,
-        model=model,
+        model=weights.model,
         processor=processor,
         tokenizer=tokenizer,
-        sees_pictures=sees,
-        shape=_shape(config, model, described),
+        sees_pictures=weights.sees_pictures,
+        shape=replace(weights.shape, name=config.model, known_as=known_as),
         end_tokens=ends,
-        context=_context(described),
-        n_bytes=sum(tensor.numel() * tensor.element_size() for tensor in weights),
+        context=_context(weights.described),
+        folder=folder,
+        weights=weights,
     )
 
 
@@ -165,25 +177,3 @@ def _end_tokens(config: BaseConfig, model: Any, tokenizer: Any) -> tuple[int, ..
 def _context(described: Any) -> int:
     text = described.get_text_config()
     return int(getattr(text, "max_position_embeddings", None) or 2**20)
-
-
-def _shape(config: BaseConfig, model: Any, described: Any) -> BaseShape:
-    linears, others = {}, set()
-    for name, module in model.named_modules():
-        if type(module) is torch.nn.Linear:
-            linears[name] = (module.in_features, module.out_features)
-        elif name:
-            others.add(name)
-    own = getattr(described, "_name_or_path", "") or ""
-    row_parts = [id(part) for part in (model.get_decoder(), model.get_output_embeddings())]
-    return BaseShape(
-        name=config.model,
-        known_as=(*config.known_as, *([own] if own and not Path(own).is_dir() else [])),
-        linears=linears,
-        others=frozenset(others),
-        row_parts=tuple(
-            name if name in linears else f"{name}."
-            for name, module in model.named_modules()
-            if id(module) in row_parts
-        ),
-    )

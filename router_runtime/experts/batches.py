@@ -11,10 +11,12 @@ tokens are as likely as each other but for rounding.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
+import numpy as np
 import torch
 import transformers
 
@@ -24,6 +26,10 @@ from router_runtime.experts.pieces import Pieces
 from router_runtime.experts.pool import AdapterPool
 from router_runtime.experts.prompts import Prompt
 from router_runtime.experts.sampling import Chooser, Sampling
+from router_runtime.types import F64
+
+_BATCH_TOKENS: Final = 16_384
+"""Tokens that are read, or kept for answers to continue from, at a time while scoring."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +151,13 @@ class Row:
 class _Steps(transformers.LogitsProcessor):
     """Lets each row choose its token, and leaves ``generate`` only that one to take."""
 
-    def __init__(self, rows: Sequence[Row], end_token: int) -> None:
+    def __init__(self, rows: Sequence[Row], end_token: int, pause: Callable[[], None]) -> None:
         self._rows = rows
         self._end_token = end_token
+        self._pause = pause
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self._pause()
         tokens = [row.step(scores[at]) for at, row in enumerate(self._rows)]
         chosen = [self._end_token if token is None else token for token in tokens]
         only = torch.full_like(scores, -torch.inf)
@@ -170,10 +178,12 @@ def answer(pool: AdapterPool, rows: Sequence[Row]) -> None:
     base = pool.base
     longest = max(row.limit for row in rows)
     settings = generation_settings(base.end_tokens, max_new_tokens=longest)
-    steps = transformers.LogitsProcessorList([_Steps(rows, base.end_tokens[0])])
+    steps = transformers.LogitsProcessorList(
+        [_Steps(rows, base.end_tokens[0], base.attached.pause)]
+    )
     with torch.inference_mode(), pool.using([row.adapter for row in rows]) as model:
         model.generate(
-            **_collated(base, [row.prompt for row in rows]),
+            **collated(base, [row.prompt for row in rows]),
             generation_config=settings,
             logits_processor=steps,
         )
@@ -191,7 +201,7 @@ def score(
     adapter : str or None
         None: the base model alone.
     answers : sequence of str
-        One at least; all are scored in one batch.
+        One at least.
 
     Raises
     ------
@@ -201,28 +211,108 @@ def score(
         The adapter cannot be had.
     """
     base = pool.base
-    tokens = [
-        [*base.tokenizer(text, add_special_tokens=False)["input_ids"], base.end_tokens[0]]
-        for text in answers
-    ]
+    tokens = [answer_tokens(base, text) for text in answers]
     if prompt.n_tokens + max(map(len, tokens)) > base.context:
         raise RequestError(
             f"Prompt and answer have more tokens than the model reads ({base.context}).",
             status=400,
             code="context_length_exceeded",
         )
-    rows = [_continued(prompt, each) for each in tokens]
-    with torch.inference_mode(), pool.using([adapter] * len(rows)) as model:
-        logits = model(**_collated(base, rows, left=False)).logits
-        scores = []
-        for row, each in zip(logits, tokens, strict=True):
-            said = row[prompt.n_tokens - 1 : prompt.n_tokens - 1 + len(each)].float()
-            chosen = torch.tensor(each, device=said.device)[:, None]
-            scores.append(float(said.log_softmax(-1).gather(-1, chosen).sum()))
-    return scores
+    with pool.using([adapter], short=True):
+        return [float(each) for each in score_all(base, [prompt], tokens)[0]]
 
 
-def _continued(prompt: Prompt, tokens: Sequence[int]) -> Prompt:
+def answer_tokens(base: BaseModel, text: str) -> list[int]:
+    """Return the tokens of a whole answer, its end included."""
+    found: list[int] = base.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [*found, base.end_tokens[0]]
+
+
+def score_all(
+    base: BaseModel,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Sequence[int]],
+    *,
+    batch_size: int = 8,
+    model: Any = None,
+) -> F64:
+    """Return the log-probability of every answer to every prompt, by whatever adapter is in use.
+
+    A prompt is read once, together with others of the same length; its answers continue from what
+    the model kept of it. Nothing but the ends of answers is padded, and what follows an answer
+    changes nothing of it: so no model needs to be told of padding.
+
+    Parameters
+    ----------
+    base : BaseModel
+    prompts : sequence of Prompt
+        Shorter than the context by the longest answer.
+    answers : sequence of sequence of int
+        As ``answer_tokens`` makes them.
+    batch_size : int
+        Prompts that are read together.
+    model : torch.nn.Module, optional
+        What is called, where it is not ``base.model`` alone.
+
+    Returns
+    -------
+    ndarray of shape (n_prompts, n_answers), float64, at most 0
+    """
+    found = np.zeros((len(prompts), len(answers)))
+    alike: dict[tuple[int, frozenset[str]], list[int]] = {}
+    for at, prompt in enumerate(prompts):
+        alike.setdefault((prompt.n_tokens, frozenset(prompt.tensors)), []).append(at)
+    for (length, _), places in alike.items():
+        size = max(1, min(batch_size, _BATCH_TOKENS // length))
+        for start in range(0, len(places), size):
+            rows = places[start : start + size]
+            batch = [prompts[at] for at in rows]
+            found[rows] = _scored(base, batch, answers, model or base.model)
+    return found
+
+
+def _scored(
+    base: BaseModel, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], model: Any
+) -> F64:
+    """Score prompts of one length."""
+    n, length = len(prompts), prompts[0].n_tokens
+    base.attached.forget()
+    with torch.inference_mode():
+        read = collated(base, prompts)
+        read.pop("attention_mask", None)  # there is no padding
+        told = model(**read, use_cache=True, logits_to_keep=1)
+        first = told.logits[:, -1].float().log_softmax(-1)
+        scores = torch.stack([first[:, tokens[0]] for tokens in answers], dim=1)
+        longer = [at for at, tokens in enumerate(answers) if len(tokens) > 1]
+        size = max(1, _BATCH_TOKENS // (n * length))
+        for start in range(0, len(longer), size):
+            some = longer[start : start + size]
+            last = start + size >= len(longer)
+            kept = told.past_key_values if last else copy.deepcopy(told.past_key_values)
+            scores[:, some] += _continued_scores(base, kept, [answers[at] for at in some], n, model)
+    return np.asarray(scores.double().cpu())
+
+
+def _continued_scores(
+    base: BaseModel, kept: Any, answers: Sequence[Sequence[int]], n: int, model: Any
+) -> torch.Tensor:
+    """Return (n_prompts, n_answers) of all tokens but the first; changes ``kept``."""
+    longest = max(map(len, answers)) - 1
+    fed = torch.full((len(answers), longest), base.end_tokens[0])
+    wanted = torch.full((len(answers), longest), -1)
+    for at, tokens in enumerate(answers):
+        fed[at, : len(tokens) - 1] = torch.tensor(tokens[:-1])
+        wanted[at, : len(tokens) - 1] = torch.tensor(tokens[1:])
+    kept.batch_repeat_interleave(len(answers))
+    fed = fed.repeat(n, 1).to(base.device)
+    wanted = wanted.repeat(n, 1).to(base.device)
+    logits = model(input_ids=fed, past_key_values=kept, use_cache=True).logits.float()
+    each = logits.log_softmax(-1).gather(-1, wanted.clamp(min=0)[..., None])[..., 0]
+    said: torch.Tensor = each.where(wanted >= 0, torch.zeros_like(each)).sum(-1)
+    return said.view(n, len(answers))
+
+
+def continued(prompt: Prompt, tokens: Sequence[int]) -> Prompt:
     """Return a prompt that ends with these tokens."""
     tensors = dict(prompt.tensors)
     for name, tensor in prompt.tensors.items():
@@ -236,7 +326,7 @@ def _continued(prompt: Prompt, tokens: Sequence[int]) -> Prompt:
     return Prompt(tensors, prompt.n_tokens + len(tokens))
 
 
-def _collated(base: BaseModel, prompts: Sequence[Prompt], *, left: bool = True) -> dict[str, Any]:
+def collated(base: BaseModel, prompts: Sequence[Prompt], *, left: bool = True) -> dict[str, Any]:
     """Return one batch: what has an entry per token is padded on one side, the rest joined."""
     length = max(prompt.n_tokens for prompt in prompts)
     batch = {}

@@ -6,6 +6,7 @@ the JSON that were asked for would be billed and thrown away.
 
 from __future__ import annotations
 
+import json
 import math
 import secrets
 import time
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from router_runtime.errors import RequestError
-from router_runtime.experts.batches import End
+from router_runtime.experts.batches import End, Piece
 from router_runtime.experts.sampling import Sampling
 from router_runtime.types import Json
 
@@ -46,6 +47,15 @@ _NEUTRAL: Final[Mapping[str, tuple[Json, ...]]] = {
     "top_logprobs": (0,),
 }
 """Fields that are not offered, with the values that ask for nothing."""
+
+_ERROR_TYPES: Final = {
+    400: "BadRequestError",
+    401: "AuthenticationError",
+    403: "PermissionDeniedError",
+    404: "NotFoundError",
+    413: "BadRequestError",
+    503: "ServiceUnavailableError",
+}
 
 
 @dataclass(frozen=True)
@@ -220,6 +230,46 @@ class Answers:
             "model": self.model,
             "choices": choices,
         }
+
+
+class Lines:
+    """One answer as server-sent events.
+
+    Parameters
+    ----------
+    answers : Answers
+    include_usage : bool
+        Tell the usage before the stream ends.
+    """
+
+    def __init__(self, answers: Answers, *, include_usage: bool) -> None:
+        self._answers = answers
+        self._include_usage = include_usage
+        self._begun = False
+
+    def of(self, event: Piece | End) -> bytes:
+        """Return the bytes that tell an event; with the end the whole stream ends."""
+        chunks = [] if self._begun else [self._answers.begin()]
+        self._begun = True
+        if isinstance(event, Piece):
+            return b"".join(map(line_of, [*chunks, self._answers.piece(event.text)]))
+        chunks.append(self._answers.end(event))
+        if self._include_usage:
+            chunks.append(self._answers.usage(event))
+        return b"".join(map(line_of, chunks)) + b"data: [DONE]\n\n"
+
+
+def line_of(body: Json) -> bytes:
+    """Return a JSON body as one server-sent event."""
+    return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
+
+
+def error_body(error: RequestError) -> dict[str, Json]:
+    """Return OpenAI's envelope of a refusal, with vLLM's types."""
+    kind = _ERROR_TYPES.get(error.status, "InternalServerError")
+    return {
+        "error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}
+    }
 
 
 def usage_of(end: End) -> dict[str, int]:

@@ -7,6 +7,7 @@ request that finds it full is refused, so that a router asks another candidate.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 from collections import deque
@@ -66,6 +67,8 @@ class Engine:
         self._running: list[Row] = []
         self._thread = threading.Thread(target=self._work, name="experts", daemon=True)
         self._thread.start()
+        # A thread that is within PyTorch when the interpreter ends would abort the process.
+        atexit.register(self.close)
 
     @property
     def alive(self) -> bool:
@@ -76,6 +79,15 @@ class Engine:
     def waiting(self) -> int:
         """Requests that wait."""
         return len(self._waiting)
+
+    @property
+    def full(self) -> bool:
+        """Whether a request would be refused because too many wait."""
+        if len(self._waiting) < self._max_waiting:
+            return False
+        with self._turn:
+            self._forget_cancelled()
+            return len(self._waiting) >= self._max_waiting
 
     @property
     def running(self) -> int:
@@ -108,15 +120,9 @@ class Engine:
             if self._closing:
                 raise _closed()
             if len(self._waiting) >= self._max_waiting:
-                self._waiting = deque(row for row in self._waiting if not row.cancelled)
+                self._forget_cancelled()
             if len(self._waiting) >= self._max_waiting:
-                raise RequestError(
-                    f"{len(self._waiting)} requests wait already, as many as 'max_waiting' allows. "
-                    "Try again later.",
-                    status=503,
-                    code="overloaded",
-                    retry_after_s=_RETRY_S,
-                )
+                raise overloaded(self._max_waiting)
             self._waiting.append(row)
             self._turn.notify()
         return Ticket(row)
@@ -175,6 +181,10 @@ class Engine:
                 row.cancelled = True
             self._turn.notify()
         self._thread.join(timeout_s)
+        atexit.unregister(self.close)
+
+    def _forget_cancelled(self) -> None:
+        self._waiting = deque(row for row in self._waiting if not row.cancelled)
 
     def _work(self) -> None:
         while True:
@@ -250,6 +260,16 @@ def no_such_model(name: str) -> RequestError:
     """Return the refusal of a request for a model that is not here."""
     return RequestError(
         f"The model '{name:.80}' does not exist.", status=404, code="model_not_found", param="model"
+    )
+
+
+def overloaded(max_waiting: int) -> RequestError:
+    """Return the refusal of a request that finds the queue full."""
+    return RequestError(
+        f"{max_waiting} requests wait already, as many as 'max_waiting' allows. Try again later.",
+        status=503,
+        code="overloaded",
+        retry_after_s=_RETRY_S,
     )
 
 

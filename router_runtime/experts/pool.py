@@ -1,10 +1,9 @@
 """Many adapters on one base model, of which each row of a batch uses its own.
 
-PEFT's layers hold the matrices of all adapters side by side. Which of them a row uses is told to
-each layer when it is called (PEFT's ``adapter_names``), by a hook that stays; so nothing is
-switched between requests, and one batch holds rows of several adapters. PEFT's own ways were
-measured and left: ``set_adapter`` visits every matrix of every adapter (0.3 ms a layer with 64 of
-them) and serves one adapter at a time, and the hooks of its ``generate`` stay behind when it fails.
+``attaching`` holds them on the weights; several pools may share these. PEFT's own ways to serve
+adapters were measured and left: ``set_adapter`` visits every matrix of every adapter (0.3 ms a
+layer with 64 of them) and serves one adapter at a time, and the hooks of its ``generate`` stay
+behind when it fails.
 
 PEFT's restrictions on mixed batches hold: plain LoRA only. And a layer must see the rows: the
 vision part sees pictures, so a batch with an adapter on it has that adapter alone (``alone``).
@@ -14,26 +13,21 @@ A pool belongs to one thread, but for ``cards``, ``knows`` and ``read``, which a
 
 from __future__ import annotations
 
-import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-# First, since it makes torchvision importable, which peft imports.
-from router_runtime.experts.base_model import BaseModel  # isort: skip
-
-import peft
 import safetensors.torch
 import torch
-from peft.tuners.lora import LoraLayer, LoraModel
 
 from router_runtime.errors import ArtifactError, ArtifactIntegrityError, ConfigError
 from router_runtime.experts.adapter_folder import AdapterFolder, read_adapter
+from router_runtime.experts.attaching import NO_ADAPTER, Attachment
+from router_runtime.experts.base_model import BaseModel
 from router_runtime.experts.fitting import check_fit, needs_own_batch
-
-_NO_ADAPTER: Final = "__base__"  # PEFT's word
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ class AdapterPool:
     Parameters
     ----------
     base : BaseModel
-        Belongs to the pool from now on.
+        Its weights may be those of other pools as well.
     base_name : str or None
         What the base model alone is called; no adapter may have that name.
     root : Path or None
@@ -91,10 +85,8 @@ class AdapterPool:
         self._max_bytes = max_bytes
         self._evict = evict
         self._cards: dict[str, AdapterCard] = {}  # least recently used first
-        self._tuner: Any = None
-        self._hooked: set[str] = set()
-        self._rows: list[str] = [_NO_ADAPTER]
-        self._made = 0
+        self._attached: set[str] = set()
+        self._leave = weakref.finalize(self, _leave, base.attached, self._attached)
 
     @property
     def cards(self) -> tuple[AdapterCard, ...]:
@@ -173,11 +165,19 @@ class AdapterPool:
             return False
         return self._max_bytes is None or sum(c.n_bytes for c in cards) <= self._max_bytes
 
+    def close(self) -> None:
+        """Take all adapters off the base, which others may go on using."""
+        self._cards = {}
+        self._leave()
+        with self.base.attached.turn():
+            pass
+
     @contextmanager
-    def using(self, names: Sequence[str | None]) -> Iterator[Any]:
+    def using(self, names: Sequence[str | None], *, short: bool = False) -> Iterator[Any]:
         """Give each row of a batch its adapter, None the base model alone; yields the model.
 
-        Adapters that were put back to disk are loaded again.
+        Adapters that were put back to disk are loaded again. Nobody else calls the model
+        meanwhile, but in the pauses of a turn that is not ``short``.
 
         Raises
         ------
@@ -186,13 +186,11 @@ class AdapterPool:
         ArtifactError
             The folder of an adapter that was put back to disk is no longer what it was.
         """
-        self._bring([name for name in dict.fromkeys(names) if name is not None])
-        rows = [_NO_ADAPTER if name is None else self._cards[name].inner for name in names]
-        self._rows = [str(row) for row in rows]
-        try:
-            yield self.base.model
-        finally:
-            self._rows = [_NO_ADAPTER]
+        with self.base.attached.turn(short=short):
+            self._bring([name for name in dict.fromkeys(names) if name is not None])
+            inner = [NO_ADAPTER if name is None else self._cards[name].inner for name in names]
+            with self.base.attached.rows([str(row) for row in inner]) as model:
+                yield model
 
     def _bring(self, names: Sequence[str]) -> None:
         for name in names:
@@ -234,22 +232,8 @@ class AdapterPool:
             )
 
     def _attach(self, card: AdapterCard, folder: AdapterFolder) -> AdapterCard:
-        tensors = self._tensors(folder)
-        self._made += 1
-        inner = f"expert_{self._made}"  # PEFT allows no '.' in names, and never meets one twice
-        try:
-            self._inject(inner, list(folder.modules))
-            for name, module in folder.modules.items():
-                layer = self.base.model.get_submodule(name)
-                for half in ("A", "B"):
-                    weight = tensors[f"base_model.model.{name}.lora_{half}.weight"]
-                    matrix = getattr(layer, f"lora_{half}")[inner]
-                    matrix.weight = torch.nn.Parameter(weight, requires_grad=False)
-                layer.scaling[inner] = module.scale
-        except BaseException:
-            with suppress(Exception):
-                self._drop(inner)
-            raise
+        inner = self.base.attached.add(folder.modules, self._tensors(folder))
+        self._attached.add(inner)
         return replace(card, inner=inner)
 
     def _tensors(self, folder: AdapterFolder) -> Mapping[str, torch.Tensor]:
@@ -263,52 +247,10 @@ class AdapterPool:
                 )
         return found
 
-    def _inject(self, inner: str, modules: list[str]) -> None:
-        config = peft.LoraConfig(r=1, target_modules=modules, inference_mode=True)
-        if self._tuner is None:
-            self._tuner = LoraModel(self.base.model, {inner: config}, inner, low_cpu_mem_usage=True)
-        else:
-            self._tuner.peft_config[inner] = config
-            self._tuner.inject_adapter(self.base.model, inner, low_cpu_mem_usage=True)
-        reached = set()
-        for name, module in self.base.model.named_modules():
-            if isinstance(module, torch.nn.Module) and isinstance(module, LoraLayer):
-                if name not in self._hooked:
-                    module.register_forward_pre_hook(self._tell, with_kwargs=True)
-                    self._hooked.add(name)
-                if inner in module.lora_A:
-                    reached.add(name)
-        if extra := reached ^ set(modules):
-            raise ArtifactError(
-                f"The module '{min(extra)}' cannot be told apart from another of the same name."
-            )
-
-    def _tell(
-        self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Tell a layer the adapter of each row.
-
-        What sees no rows can only be told one adapter for all, and is never given a guess.
-        """
-        rows, n = self._rows, len(args[0])
-        if n != len(rows):
-            own = {row for row in rows if row in layer.lora_A}
-            if own and len(set(rows)) > 1:
-                raise RuntimeError("this layer does not see the rows of the batch")
-            rows = [rows[0] if own else _NO_ADAPTER] * n
-        kwargs["adapter_names"] = rows
-        return args, kwargs
-
     def _detach(self, card: AdapterCard) -> None:
         if card.inner is not None:
-            self._drop(card.inner)
-
-    def _drop(self, inner: str) -> None:
-        if self._tuner is not None and inner in self._tuner.peft_config:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # PEFT tells which adapter is active instead
-                self._tuner.set_adapter([])
-                self._tuner.delete_adapter(inner)
+            self.base.attached.drop(card.inner)
+            self._attached.discard(card.inner)
 
     def _check_free(self, name: str) -> None:
         if name == self.base_name:
@@ -320,6 +262,12 @@ class AdapterPool:
 
     def _known(self) -> str:
         return "known: " + (", ".join(sorted(self._cards)) or "none")
+
+
+def _leave(attached: Attachment, inner: set[str]) -> None:
+    """Also called where a pool is forgotten: in any thread, at any time."""
+    while inner:
+        attached.leave(inner.pop())
 
 
 def _mb(n_bytes: int) -> str:

@@ -67,6 +67,23 @@ class PromptMaker:
         if not isinstance(messages, list | tuple) or not messages:
             raise _refusal("'messages' must be a list of messages, one at least.")
         turns = [self._turn(at, message, pictures) for at, message in enumerate(messages)]
+        return self.render(turns, pictures)
+
+    def render(self, turns: Sequence[Json], pictures: Sequence[PIL.Image.Image]) -> Prompt:
+        """Return the prompt of turns that are as the chat template wants them.
+
+        Parameters
+        ----------
+        turns : sequence of mapping
+            Contents are texts where the model reads text only, and else lists of parts.
+        pictures : sequence of PIL.Image.Image
+            One for each ``{"type": "image"}``.
+
+        Raises
+        ------
+        RequestError
+            They do not fit the template, or are too long.
+        """
         with self._lock:
             tensors = self._tensors(turns, pictures)
         n_tokens = tensors["input_ids"].shape[1]

@@ -1,22 +1,85 @@
-"""A base model with its adapters that answers chat requests, for the server and the target."""
+"""A base model with its adapters that answers chat requests, for the server and for targets."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from typing import Self
+from typing import Final, Self
 
 from router_runtime.errors import RequestError
 from router_runtime.experts.base_model import load_base
 from router_runtime.experts.batches import End, Event, Failure, Piece, score
 from router_runtime.experts.chat import ChatRequest, read_request
 from router_runtime.experts.config import ExpertsConfig
-from router_runtime.experts.engine import Engine, no_such_model
+from router_runtime.experts.engine import Engine, Ticket, no_such_model, overloaded
 from router_runtime.experts.pool import AdapterPool
-from router_runtime.experts.prompts import PromptMaker
+from router_runtime.experts.prompts import Prompt, PromptMaker
+from router_runtime.experts.sampling import Sampling
 from router_runtime.images import ImageLimits
 from router_runtime.types import Json
+
+_PROMPT_THREADS: Final = 2  # tokenizing is one at a time, but pictures are decoded beside it
+
+
+class Running:
+    """A request that is being answered, in the event loop that asked."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._events: deque[Event] = deque()
+        self._more = asyncio.Event()
+        self._ticket: Ticket | None = None
+
+    def submit(
+        self, engine: Engine, prompt: Prompt, *, adapter: str | None, sampling: Sampling
+    ) -> None:
+        """Put the request into an engine's queue.
+
+        Raises
+        ------
+        RequestError
+            As ``Engine.submit``.
+        """
+        self._ticket = engine.submit(prompt, adapter=adapter, sampling=sampling, sink=self._sink)
+
+    async def next(self) -> Piece | End:
+        """Return what comes next of the answer; nothing comes after its end.
+
+        Raises
+        ------
+        RequestError
+            The request failed.
+        """
+        while not self._events:
+            self._more.clear()
+            await self._more.wait()
+        event = self._events.popleft()
+        if isinstance(event, Failure):
+            raise event.error
+        return event
+
+    def next_at_hand(self) -> Piece | End | None:
+        """Return what has come already, None where ``next`` would wait or raise."""
+        if not self._events or isinstance(self._events[0], Failure):
+            return None
+        event = self._events.popleft()
+        return None if isinstance(event, Failure) else event
+
+    def cancel(self) -> None:
+        """Say that nobody waits any more; the request leaves its batch with the next token."""
+        if self._ticket is not None:
+            self._ticket.cancel()
+
+    def _sink(self, event: Event) -> None:
+        with suppress(RuntimeError):  # the loop is closed, so nobody waits
+            self._loop.call_soon_threadsafe(self._arrived, event)
+
+    def _arrived(self, event: Event) -> None:
+        self._events.append(event)
+        self._more.set()
 
 
 class Experts:
@@ -34,6 +97,8 @@ class Experts:
         self.config = config
         limits = ImageLimits(config.images.max_bytes, config.images.max_pixels)
         self._prompts = PromptMaker(engine.pool.base, limits=limits)
+        self._threads = ThreadPoolExecutor(_PROMPT_THREADS, thread_name_prefix="experts-prompts")
+        self._making: set[object] = set()  # prompts, maybe for several event loops
 
     @classmethod
     def load(cls, config: ExpertsConfig) -> Self:
@@ -74,6 +139,33 @@ class Experts:
             raise no_such_model(request.model)
         return request
 
+    @property
+    def full(self) -> bool:
+        """Whether a request would be refused because too many wait."""
+        most = self.config.max_waiting + self.config.max_batch
+        return len(self._making) >= most or self.engine.full
+
+    async def ask(self, request: ChatRequest) -> Running:
+        """Make the prompt and queue the request; whoever asks cancels what is returned.
+
+        Raises
+        ------
+        RequestError
+            It is refused.
+        """
+        if self.full:
+            raise overloaded(self.config.max_waiting)
+        running, place = Running(), object()
+        self._making.add(place)
+        try:
+            loop = asyncio.get_running_loop()
+            prompt = await loop.run_in_executor(self._threads, self._prompts.make, request.messages)
+        finally:
+            self._making.discard(place)
+        adapter = None if request.model == self.config.base_name else request.model
+        running.submit(self.engine, prompt, adapter=adapter, sampling=request.sampling)
+        return running
+
     async def events(self, request: ChatRequest) -> AsyncGenerator[Piece | End]:
         """Yield the pieces of an answer and its end; leaving early cancels the request.
 
@@ -82,26 +174,15 @@ class Experts:
         RequestError
             It is refused or fails.
         """
-        prompt = await asyncio.to_thread(self._prompts.make, request.messages)
-        loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[Event] = asyncio.Queue()
-
-        def sink(event: Event) -> None:
-            with suppress(RuntimeError):  # the loop is closed, so nobody waits
-                loop.call_soon_threadsafe(arrived.put_nowait, event)
-
-        adapter = None if request.model == self.config.base_name else request.model
-        ticket = self.engine.submit(prompt, adapter=adapter, sampling=request.sampling, sink=sink)
+        running = await self.ask(request)
         try:
             while True:
-                event = await arrived.get()
-                if isinstance(event, Failure):
-                    raise event.error
+                event = await running.next()
                 yield event
                 if isinstance(event, End):
                     return
         finally:
-            ticket.cancel()
+            running.cancel()
 
     async def answer(self, request: ChatRequest) -> End:
         """Return a whole answer.
@@ -136,4 +217,5 @@ class Experts:
 
     def close(self) -> None:
         """Fail what waits and end the model's thread."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self.engine.close()

@@ -34,7 +34,7 @@ from router_runtime.service.filtering import (
     excluded_models,
     reasons_of,
 )
-from router_runtime.service.predictions import Predicted, Predictions
+from router_runtime.service.predictions import LaneWatch, Predicted, Predictions
 from router_runtime.service.sessions import Identity, Sessions, gain
 from router_runtime.service.values import Caller, Controls, Routed, Step
 from router_runtime.types import F64, Json, Query, Reason, RoutingDecision
@@ -72,6 +72,8 @@ class Decider:
         Seconds, only going forward.
     on_failure : callable, optional
         Told the name of an exception's type when the router itself failed; counts it.
+    on_batch : callable, optional
+        Told of each batch of queries that was encoded; see ``Predictions``.
 
     Raises
     ------
@@ -89,10 +91,11 @@ class Decider:
         sessions: Sessions,
         clock: Callable[[], float],
         on_failure: Callable[[str], None] | None = None,
+        on_batch: LaneWatch | None = None,
     ) -> None:
         self.router = router
         self.sessions = sessions
-        self.predictions = Predictions(router, config.service.batching)
+        self.predictions = Predictions(router, config.service.batching, watch=on_batch)
         self._config = config.service
         self._timeout_s = config.encoder.timeout_s
         self._resting = resting

@@ -248,10 +248,14 @@ def _warm_queries() -> list[Query]:
 def config_digest(config: RuntimeConfig) -> str:
     """Return a hex digest of what a config says, the same in every process.
 
-    Left out are the artifact's path, since what lies there has an id of its own, and a user and
-    password in a URL.
+    Left out are the artifact's path, since what lies there has an id of its own, the folders of
+    experts' configs, and a user and password in a URL.
     """
     content = config.model_dump(exclude={"artifact"})
+    for candidate in (*content["candidates"], *content["direct"]):
+        target = candidate["target"] or {}
+        if "experts" in target:
+            target["experts"] = target["experts"].name
     text = json.dumps(content, sort_keys=True, default=_plain)
     return hashlib.sha256(_USER_INFO.sub("", text).encode()).hexdigest()
 

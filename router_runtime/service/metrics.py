@@ -28,6 +28,7 @@ Reading: TypeAlias = float | Mapping[str, float]
 _PREFIX: Final = "model_router_"
 _REQUEST_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _OWN_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)
+_BATCH: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _MOST_VALUES: Final = 200
 _OTHER: Final = "other"
 _STATUS: Final = re.compile(r"status_([1-5])\d\d")
@@ -93,6 +94,15 @@ class Metrics:
         self._encode_s = self._histogram(
             "encode_seconds", "Of a decision, for encoding and predicting.", _OWN_S
         ).of()
+        self._batch_size = self._histogram(
+            "encoding_batch_size", "Queries encoded together.", _BATCH, "lane"
+        )
+        self._batch_wait_s = self._histogram(
+            "encoding_wait_seconds", "Of the oldest query of a batch.", _OWN_S, "lane"
+        )
+        self._batch_s = self._histogram(
+            "encoding_batch_seconds", "For encoding and predicting a batch.", _OWN_S, "lane"
+        )
         self._first_byte_s = self._histogram(
             "upstream_first_byte_seconds", "Until a candidate's first byte.", _REQUEST_S, "model"
         )
@@ -108,6 +118,12 @@ class Metrics:
         for attempt in event.attempts:
             self._record_attempt(attempt)
         self._record_routed(event)
+
+    def record_batch(self, lane: str, size: int, waited_s: float, seconds: float) -> None:
+        """Count a batch of queries that was encoded; see ``Predictions``."""
+        self._batch_size.of(lane).observe(size)
+        self._batch_wait_s.of(lane).observe(waited_s)
+        self._batch_s.of(lane).observe(seconds)
 
     def gauge(
         self,

@@ -20,13 +20,14 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from router_runtime.errors import OVERLOADED, RequestError
 from router_runtime.service_config import BatchingConfig
 
 T = TypeVar("T")
 R = TypeVar("R")
+BatchWatch: TypeAlias = Callable[[int, float, float], None]
 
 _RETRY_AFTER_S: Final = 1.0
 
@@ -63,6 +64,9 @@ class MicroBatcher(Generic[T, R]):
     config : BatchingConfig
     name : str
         Of the worker thread.
+    watch : callable, optional
+        Told of each batch on the event loop: how many items, how many seconds the oldest had
+        waited, and how many the work took.
     """
 
     def __init__(
@@ -71,8 +75,10 @@ class MicroBatcher(Generic[T, R]):
         config: BatchingConfig,
         *,
         name: str = "encoding",
+        watch: BatchWatch | None = None,
     ) -> None:
         self._work = work
+        self._watch = watch
         self._max_wait_s = config.max_wait_ms / 1000.0
         self._max_batch = config.max_batch
         self._max_queue = config.max_queue
@@ -83,6 +89,7 @@ class MicroBatcher(Generic[T, R]):
         self._thread: threading.Thread | None = None
         self._turn: asyncio.Handle | None = None  # a start that is planned
         self._running: list[_Item[T, R]] = []
+        self._started = 0.0
         self._closed = False
 
     @property
@@ -170,10 +177,14 @@ class MicroBatcher(Generic[T, R]):
         for item in batch:
             del self._waiting[item.answer]
         self._running = batch
+        self._started = self._opened().time()
         self._batches.put(batch)
 
     def _finished(self, outcomes: _Outcomes[R]) -> None:
         batch, self._running = self._running, []
+        if self._watch is not None:
+            now = self._opened().time()
+            self._watch(len(batch), self._started - batch[0].at, now - self._started)
         for item, outcome in zip(batch, outcomes.values, strict=True):
             if item.answer.done():  # cancelled, or closed
                 continue

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from router_runtime.config import RuntimeConfig, load_config
 from router_runtime.errors import ConfigError, RequestError
+from router_runtime.model_router import ModelRouter
 from router_runtime.pricing import price_from_mapping
 from router_runtime.service.deciding import Decider
 from router_runtime.service.expensive import ExpensiveWatch, dear_models
@@ -43,7 +44,7 @@ from router_runtime.service.store import Store, open_store
 from router_runtime.service.tracing import Tracing, open_tracing
 from router_runtime.service.values import Limiter, Sink
 from router_runtime.targets.breaker import Breakers
-from router_runtime.targets.forward import build_forwarders
+from router_runtime.targets.forward import Forwarder, build_forwarders
 from router_runtime.types import Json
 
 logger = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ class Service:
             "previous": None if previous is None else _named(previous),
             "restart_needed_for": self.needs_restart(),
             "in_flight": self.gateway.in_flight,
-            "encoding_queue": current.decider.predictions.queued,
+            "encoding_queue": sum(current.decider.predictions.queued.values()),
             "breakers": self.breaker_states(),
             "store": _plain(self.store.status()),
             "limiter": status_of(),
@@ -256,7 +257,7 @@ async def _joined(
     breakers = Breakers(clock=time.monotonic)
     failures: dict[str, int] = {}
     sessions = Sessions(settings.stickiness, clock=time.monotonic)
-    factory = _Factory(breakers, sessions, failures, environ)
+    factory = _Factory(breakers, sessions, failures, environ, metrics)
     generations = Generations(factory.build)
     gateway = Gateway(
         generations=generations,
@@ -301,8 +302,10 @@ class _Factory:
         sessions: Sessions,
         failures: dict[str, int],
         environ: Mapping[str, str],
+        metrics: Metrics,
     ) -> None:
         self._breakers = breakers
+        self._metrics = metrics
         self._sessions = sessions
         self._failures = failures
         self._environ = environ
@@ -311,12 +314,21 @@ class _Factory:
         """Build a generation, warm; nothing of the running one is touched."""
         check_targets(config)
         router = await load_router(config)
-        models = [c for c in (*config.candidates, *config.direct) if c.target is not None]
-        forwarders = build_forwarders(
-            models,
+        forwarders = await asyncio.to_thread(
+            build_forwarders,
+            (*config.candidates, *config.direct),
             environment=self._environ,
             max_answer_bytes=config.service.calls.max_answer_bytes,
         )
+        try:
+            return self._around(config, router, forwarders)
+        except BaseException:
+            await _aclose(forwarders)
+            raise
+
+    def _around(
+        self, config: RuntimeConfig, router: ModelRouter, forwarders: Mapping[str, Forwarder]
+    ) -> Generation:
         identities = {model: forwarder.identity for model, forwarder in forwarders.items()}
         breakers = self._breakers.for_models(identities, config.service.breaker)
         decider = Decider(
@@ -326,13 +338,13 @@ class _Factory:
             sessions=self._sessions,
             clock=time.monotonic,
             on_failure=self._count_failure,
+            on_batch=self._metrics.record_batch,
         )
         fetch = config.images.fetch
         pictures = None if fetch is None else PictureFetcher(fetch, router.limits)
 
         async def close() -> None:
-            for forwarder in forwarders.values():
-                await forwarder.aclose()
+            await _aclose(forwarders)
             if pictures is not None:
                 await pictures.aclose()
 
@@ -344,7 +356,7 @@ class _Factory:
             breakers=breakers,
             prices={
                 model.id: price_from_mapping(model.price.model_dump(), owner=model.id)
-                for model in models
+                for model in (*config.candidates, *config.direct)
                 if model.price is not None
             },
             pictures=pictures,
@@ -356,6 +368,11 @@ class _Factory:
 
     def _count_failure(self, kind: str) -> None:
         self._failures[kind] = self._failures.get(kind, 0) + 1
+
+
+async def _aclose(forwarders: Mapping[str, Forwarder]) -> None:
+    for forwarder in forwarders.values():
+        await forwarder.aclose()
 
 
 def check_targets(config: RuntimeConfig) -> None:
@@ -408,6 +425,7 @@ def _gauges(service: Service) -> None:
         "encoding_queue",
         "Queries that wait to be encoded.",
         lambda: service.generations.current.decider.predictions.queued,
+        label="lane",
     )
     metrics.gauge(
         "breaker_open",

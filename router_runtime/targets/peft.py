@@ -1,10 +1,14 @@
-"""A candidate that is a LoRA expert in this process, on a base model that all of them share."""
+"""A candidate that is a LoRA expert in this process, on a base model that all of them share.
+
+``SharedExperts`` is that sharing, also for ``forward_peft``, which passes requests on.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,8 +21,9 @@ from router_runtime.errors import (
     TargetStatusError,
     TargetTimeoutError,
 )
+from router_runtime.experts.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from router_runtime.experts.chat import Answers
-from router_runtime.experts.config import load_experts_config
+from router_runtime.experts.config import ExpertsConfig, load_experts_config
 from router_runtime.experts.service import Experts
 from router_runtime.targets.answers import read_completion
 from router_runtime.targets.base import ChatCall, Completion
@@ -51,16 +56,13 @@ class PeftTarget:
         self._parameters = dict(config.parameters)
         self._timeout_s = config.timeout_s
         self._places = asyncio.Semaphore(config.max_concurrency)
-        self._shared = shared or _PROCESS
-        self._file = config.experts
+        self._shared = shared or PROCESS
         self._experts: Experts | None = self._shared.take(config.experts)
-        if self.model not in self._experts.models:
-            known = ", ".join(self._experts.models)
+        try:
+            check_served(model_id, config, self._experts)
+        except ConfigError:
             self._give_back()
-            raise ConfigError(
-                f"Target '{model_id}': '{config.experts}' serves no '{self.model}' (known: "
-                f"{known}). Name one with 'model', or add it there."
-            )
+            raise
 
     def __repr__(self) -> str:
         return f"PeftTarget({self.model_id!r}, model={self.model!r})"
@@ -97,19 +99,36 @@ class PeftTarget:
                 retryable=True,
             )
         except RequestError as error:
-            failure = _failure(asked, error)
+            failure = failure_of(asked, error)
         raise failure
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._give_back)
 
     def _give_back(self) -> None:
-        if self._experts is not None:
-            self._experts = None
-            self._shared.give_back(self._file)
+        experts, self._experts = self._experts, None
+        if experts is not None:
+            self._shared.give_back(experts)
 
 
-def _failure(asked: Asked, error: RequestError) -> TargetError:
+def check_served(model_id: str, config: PeftTargetConfig, experts: Experts) -> None:
+    """Refuse a target whose model is none of the experts.
+
+    Raises
+    ------
+    ConfigError
+        Naming those that there are.
+    """
+    model = config.model or model_id
+    if model not in experts.models:
+        known = ", ".join(experts.models)
+        raise ConfigError(
+            f"Target '{model_id}': '{config.experts}' serves no '{model}' (known: "
+            f"{known}). Name one with 'model', or add it there."
+        )
+
+
+def failure_of(asked: Asked, error: RequestError) -> TargetStatusError:
     """Return what a refusal means; it names fields and numbers, and quotes nothing of the call."""
     verdict = verdict_of(error.status, Complaint(codes=(error.code,)))
     return TargetStatusError(
@@ -124,41 +143,69 @@ def _failure(asked: Asked, error: RequestError) -> TargetError:
 @dataclass
 class _Loaded:
     experts: Experts
-    users: int = 1
+    users: int = 0
 
 
 class SharedExperts:
-    """Loaded experts by the file that describes them, so that a base model is in memory once."""
+    """Loaded experts by what they are loaded from, so that each are in memory once.
+
+    What counts is the content of a config and the state of the files that it names: a config that
+    is loaded again finds what is there, unless something of it has changed. Then experts of their
+    own are made, on the weights of the base that are in memory (``experts.shared``).
+    """
 
     def __init__(self) -> None:
-        self._loaded: dict[Path, _Loaded] = {}
+        self._loaded: dict[str, _Loaded] = {}
         self._lock = threading.Lock()
 
-    def take(self, file: Path) -> Experts:
+    def take(self, file: Path, *, users: int = 1) -> Experts:
         """Return the experts of a config, loaded when nobody uses them yet.
+
+        Parameters
+        ----------
+        file : Path
+        users : int
+            How many will give them back.
 
         Raises
         ------
         RouterError
             They cannot be loaded.
         """
-        file = file.resolve()
         with self._lock:
-            if file in self._loaded:
-                self._loaded[file].users += 1
-            else:
-                self._loaded[file] = _Loaded(Experts.load(load_experts_config(file)))
-            return self._loaded[file].experts
+            config = load_experts_config(file)
+            key = repr((config.model_dump_json(), list(_marks(config))))
+            loaded = self._loaded.get(key) or _Loaded(Experts.load(config))
+            self._loaded[key] = loaded
+            loaded.users += users
+            return loaded.experts
 
-    def give_back(self, file: Path) -> None:
-        """Say that one user is done; the last one's model is forgotten."""
-        file = file.resolve()
+    def give_back(self, experts: Experts) -> None:
+        """Say that one who took them is done; with the last they end."""
         with self._lock:
-            loaded = self._loaded[file]
+            key, loaded = next(
+                (key, each) for key, each in self._loaded.items() if each.experts is experts
+            )
             loaded.users -= 1
-            if loaded.users == 0:
-                del self._loaded[file]
-                loaded.experts.close()
+            if loaded.users:
+                return
+            del self._loaded[key]
+        experts.close()
 
 
-_PROCESS: Final = SharedExperts()
+def _marks(config: ExpertsConfig) -> Iterator[tuple[str, int, int]]:
+    """Yield what tells the files that a config names from themselves before a change."""
+    base = Path(config.base.model)
+    files = [place / name for place in config.adapters.values() for name in _ADAPTER_FILES]
+    files += sorted(base.iterdir()) if base.is_dir() else []
+    files += [config.base.chat_template] if config.base.chat_template else []
+    for file in files:
+        if file.is_file():
+            stat = file.stat()
+            yield str(file), stat.st_size, stat.st_mtime_ns
+
+
+_ADAPTER_FILES: Final = (CONFIG_FILE, WEIGHTS_FILE)
+
+PROCESS: Final = SharedExperts()
+"""What the targets of this process share."""

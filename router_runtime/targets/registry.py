@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from router_runtime.config import LoraVllmTargetConfig, PeftTargetConfig, TargetConfig
 from router_runtime.errors import ConfigError, MissingDependencyError
@@ -48,14 +49,27 @@ def build_target(
 
 
 def _expert(model_id: str, config: PeftTargetConfig) -> Target:
-    try:
+    with expert_import():
         from router_runtime.targets.peft import PeftTarget
+    return PeftTarget(model_id, config)
+
+
+@contextmanager
+def expert_import() -> Iterator[None]:
+    """Explain, around an import, what experts in this process lack.
+
+    Raises
+    ------
+    MissingDependencyError
+        One of their packages is not installed.
+    """
+    try:
+        yield
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in ("peft", "torch", "transformers"):
             raise
         raise MissingDependencyError(package, "lora") from error
-    return PeftTarget(model_id, config)
 
 
 def key_of(model_id: str, name: str | None, environment: Mapping[str, str]) -> str | None:

@@ -1,4 +1,7 @@
-"""The answer of a server while it comes in: bounded, timed, and broken off when nobody wants it."""
+"""The answer of a target while it comes in: bounded, timed, and broken off when nobody wants it.
+
+``Reply`` is what whoever reads one needs; ``HttpReply`` is that of a server.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 import aiohttp
 
@@ -56,8 +59,67 @@ class Refused:
         return self.error.status
 
 
-class Reply:
-    """An answer with a status of success, whose body is still to be read.
+class Reply(Protocol):
+    """An answer with a status of success, whose body is still to be read."""
+
+    @property
+    def asked(self) -> Asked:
+        """Names the target in errors; knows nothing of the request's texts."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status, 200 to 299."""
+
+    @property
+    def content_type(self) -> str:
+        """The header as it came; empty where there is none."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that may be told on, with lower-case names."""
+
+    def began(self) -> None:
+        """Say that the stream has begun: from now on only silence is timed.
+
+        The request's texts are let go, which may be many megabytes; see ``complained``.
+        """
+
+    def complained(self, body: Mapping[str, Json]) -> TargetStatusError:
+        """Return what an error body under a status of success means.
+
+        Its words are not repeated once the request is no longer at hand to compare them with.
+        """
+
+    async def read(self) -> bytes:
+        """Return the whole body and free what the answer holds.
+
+        Raises
+        ------
+        TargetError
+            It broke off, took too long or is too long.
+        """
+
+    async def chunk(self) -> bytes:
+        """Return the bytes that are there or come next; none at the end.
+
+        Raises
+        ------
+        TargetError
+            The body broke off, or did not come in time.
+        """
+
+    async def drain(self) -> None:
+        """Wait a moment for the end of a body that has said all, so that its connection lives."""
+
+    def close(self) -> None:
+        """Free what the answer holds; one that was not read whole is broken off. Idempotent."""
+
+    def when_closed(self, told: Callable[[], None]) -> None:
+        """Have ``told`` called as well when it is closed."""
+
+
+class HttpReply:
+    """The answer of a server.
 
     Parameters
     ----------
@@ -109,46 +171,28 @@ class Reply:
 
     @property
     def status(self) -> int:
-        """The HTTP status, 200 to 299."""
         return self._response.status
 
     @property
     def content_type(self) -> str:
-        """The header as it came; empty where there is none."""
         return self._response.headers.get("Content-Type", "")
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that may be told on, with lower-case names."""
         found = self._response.headers
         return {name: found[name] for name in _RETURNED if name in found}
 
     def began(self) -> None:
-        """Say that the stream has begun: from now on only silence is timed.
-
-        The request's texts are let go, which may be many megabytes; see ``complained``.
-        """
         self._deadline = None
         self._knowing = None
 
     def complained(self, body: Mapping[str, Json]) -> TargetStatusError:
-        """Return what an error body under a status of success means.
-
-        Its words are not repeated once the request is no longer at hand to compare them with.
-        """
         complaint = complaint_of(body)
         if self._knowing is None:
             return self.asked.status_error(200, complaint._replace(message=""), headers={})
         return self._knowing().status_error(200, complaint, headers={})
 
     async def read(self) -> bytes:
-        """Return the whole body and free the connection.
-
-        Raises
-        ------
-        TargetError
-            It broke off, took too long or is too long.
-        """
         parts, size, limit = [], 0, self._max_bytes
         while chunk := await self.chunk():
             size += len(chunk)
@@ -162,13 +206,6 @@ class Reply:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def chunk(self) -> bytes:
-        """Return the bytes that are there or come next; none at the end.
-
-        Raises
-        ------
-        TargetError
-            The body broke off, or did not come in time.
-        """
         failure: TargetError
         content = self._response.content
         try:
@@ -205,7 +242,6 @@ class Reply:
                 raise aiohttp.ClientPayloadError
 
     async def drain(self) -> None:
-        """Wait a moment for the end of a body that has said all, so that its connection lives."""
         try:
             async with asyncio.timeout(_DRAIN_S):
                 while await self._response.content.readany():
@@ -215,11 +251,19 @@ class Reply:
         self.close()
 
     def close(self) -> None:
-        """Give the connection back; a body that was not read whole breaks it off. Idempotent."""
         if not self._closed:
             self._closed = True
             self._response.close()
             self._on_close()
+
+    def when_closed(self, told: Callable[[], None]) -> None:
+        before = self._on_close
+
+        def both() -> None:
+            before()
+            told()
+
+        self._on_close = both
 
     def _timed_out(self) -> TargetTimeoutError:
         if self._deadline is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from router_runtime.weights import torch_setup  # isort: skip - makes transformers importable
@@ -141,27 +142,53 @@ def random_adapter(base: Path, folder: Path, *, seed: int = 0, **config: object)
     return folder
 
 
-def train_adapter(base: Path, folder: Path, *, answer: str, steps: int = 80, seed: int = 0) -> Path:
-    """Write an adapter that answers anything with ``answer``."""
+def train_adapter(
+    base: Path,
+    folder: Path,
+    *,
+    answer: str,
+    steps: int = 80,
+    seed: int = 0,
+    pictures: Sequence[PIL.Image.Image] = (),
+) -> Path:
+    """Write an adapter that answers anything with ``answer``, also about pictures like these."""
     torch.manual_seed(seed)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    reader = transformers.AutoProcessor if pictures else transformers.AutoTokenizer
+    reader = reader.from_pretrained(base)
+    answer_ids = getattr(reader, "tokenizer", reader)(answer, add_special_tokens=False)["input_ids"]
+    answer_ids = torch.tensor([[*answer_ids, END]])
     model = peft.get_peft_model(load(base), lora())
-    answer_ids = [*tokenizer(answer, add_special_tokens=False)["input_ids"], END]
     asked = ["which day is free?", "open the claim", "the quick brown fox", "a", "17 29 Gray"]
+    prompts = [_prompt(reader, words, None) for words in asked]
+    prompts += [_prompt(reader, asked[at % 5], each) for at, each in enumerate(pictures)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     model.train()
     for step in range(steps):
-        words = asked[step % len(asked)]
-        turns = [{"role": "user", "content": words}]
-        prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        ids = torch.tensor([prompt_ids + answer_ids])
-        labels = torch.tensor([[-100] * len(prompt_ids) + answer_ids])
-        model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()
+        sent = dict(prompts[step % len(prompts)])
+        ids = torch.cat([sent["input_ids"], answer_ids], dim=1)
+        labels = torch.full_like(ids, -100)
+        labels[:, -answer_ids.shape[1] :] = answer_ids
+        for name, value in sent.items():
+            if value.shape == sent["input_ids"].shape and name != "input_ids":
+                filler = torch.full_like(answer_ids, int(name == "attention_mask"))
+                sent[name] = torch.cat([value, filler], dim=1)
+        model(**sent | {"input_ids": ids}, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     model.eval().save_pretrained(folder)
     return folder
+
+
+def _prompt(reader: object, words: str, picture: PIL.Image.Image | None) -> dict[str, torch.Tensor]:
+    content: object = words
+    if picture is not None:
+        content = [{"type": "image"}, {"type": "text", "text": words}]
+    turns = [{"role": "user", "content": content}]
+    text = reader.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    told = {"add_special_tokens": False, "return_tensors": "pt"}
+    if picture is not None:
+        return dict(reader(text=[text], images=[picture], **told))
+    return dict(reader(text=[text], **told))
 
 
 def picture_part(color: str = "red", size: tuple[int, int] = (48, 32)) -> dict[str, object]:

@@ -85,7 +85,8 @@ def measure(base: Path, adapter: Path, *, count: int) -> Switching:
         count=count,
         add_ms=1e3 * statistics.median(took),
         switch_us=1e6 * _median(lambda at: _switch(pool, f"a{at % count}")),
-        peft_us=1e6 * _median(lambda at: pool._tuner.set_adapter(pool.cards[at % count].inner)),
+        peft_us=1e6
+        * _median(lambda at: pool.base.attached.tuner.set_adapter(pool.cards[at % count].inner)),
         mixed=_tokens_per_s(pool, [names]),
         apart=_tokens_per_s(pool, groups),
         base=without,

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-
-@pytest.fixture(scope="session")
-def making():
-    """The functions that make models and adapters."""
-    for package in ("torch", "transformers"):
-        pytest.importorskip(package)
-    from experts_parts import making
-
-    return making
 
 
 @pytest.fixture(scope="session")
 def llama(making, tmp_path_factory) -> Path:
     return making.make_llama(tmp_path_factory.mktemp("bases") / "llama")
-
-
-@pytest.fixture(scope="session")
-def qwen(making, tmp_path_factory) -> Path:
-    return making.make_qwen(tmp_path_factory.mktemp("bases") / "qwen")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ base_model = pytest.importorskip("router_runtime.experts.base_model", exc_type=I
 
 
 def load(folder, **settings):
-    return base_model.load_base(BaseConfig(model=str(folder), **settings))
+    return base_model.load_base(BaseConfig(model=str(folder), **settings), own=True)
 
 
 def test_a_text_and_a_vision_language_model_are_told_apart(llama, qwen):

@@ -17,7 +17,8 @@ NAMES = ("calendar", "claim-window", "provider-select")
 @pytest.fixture
 def pool_of(llama):
     def make(**settings):
-        return pools.AdapterPool(base_model.load_base(BaseConfig(model=str(llama))), **settings)
+        base = base_model.load_base(BaseConfig(model=str(llama)), own=True)
+        return pools.AdapterPool(base, **settings)
 
     return make
 

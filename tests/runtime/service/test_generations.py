@@ -299,3 +299,15 @@ def test_the_digest_is_the_same_in_every_process():
         for seed in ("1", "2", "3")
     }
     assert len(found) == 1
+
+
+def test_the_digest_is_the_same_wherever_an_experts_config_lies(tmp_path):
+    def digest(folder, experts="e.yml"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        target = f"{{kind: peft, experts: {experts}}}"
+        text = f"artifact: x\ncandidates: [{{id: a, target: {target}}}, {{id: b}}]\n"
+        (tmp_path / folder / "r.yml").write_text(text)
+        return config_digest(load_config(tmp_path / folder / "r.yml"))
+
+    assert digest("one") == digest("two")
+    assert digest("one") != digest("one", "other.yml")

@@ -99,6 +99,16 @@ def test_a_prediction_at_hand_takes_no_encoding():
     assert found["encode_seconds_count",] == 0
 
 
+def test_batches_are_counted_by_lane():
+    metrics = Metrics()
+    metrics.record_batch("text", 3, 0.002, 0.01)
+    metrics.record_batch("image", 1, 0.0, 0.5)
+    found = samples(metrics)
+    assert found["encoding_batch_size_sum", "text"] == 3
+    assert found["encoding_wait_seconds_sum", "text"] == 0.002
+    assert found["encoding_batch_seconds_sum", "image"] == 0.5
+
+
 def test_how_things_stand_is_asked_when_scraped():
     metrics, in_flight = Metrics(), [3]
     metrics.gauge("requests_in_flight", "Now.", lambda: in_flight[0])

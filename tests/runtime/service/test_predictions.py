@@ -57,13 +57,13 @@ def test_what_is_predicted_is_what_the_router_predicts(router):
         made.close()
         return found
 
-    X = router.predictor.features.encode(queries)
-    expected = router.predict_features(X)
-    for row, (predicted, cached) in enumerate(asyncio.run(walk())):
+    for query, (predicted, cached) in zip(queries, asyncio.run(walk()), strict=True):
+        X = router.predictor.features.encode([query])
+        expected = router.predict_features(X)
         assert not cached
-        np.testing.assert_array_equal(predicted.found.P, expected.P[row : row + 1])
-        np.testing.assert_array_equal(predicted.found.novelty, expected.novelty[row : row + 1])
-        assert predicted.features_sha256 == hashlib.sha256(X[row].tobytes()).hexdigest()
+        np.testing.assert_array_equal(predicted.found.P, expected.P)
+        np.testing.assert_array_equal(predicted.found.novelty, expected.novelty)
+        assert predicted.features_sha256 == hashlib.sha256(X[0].tobytes()).hexdigest()
 
 
 def test_equal_content_is_encoded_once_whatever_it_needs(router, encoded):
@@ -153,7 +153,7 @@ def test_work_that_all_have_left_is_dropped_and_can_be_asked_for_anew(router, mo
         await asyncio.sleep(0)
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
-        assert made.queued == 0
+        assert made.queued == {"text": 0, "image": 0}
         again = asyncio.ensure_future(made.of(Query("left")))
         await asyncio.sleep(0)
         may_end.set()
@@ -162,6 +162,42 @@ def test_work_that_all_have_left_is_dropped_and_can_be_asked_for_anew(router, mo
 
     asyncio.run(walk())
     assert seen == [["first"], ["left"]]
+
+
+def test_a_text_does_not_wait_behind_pictures(router, monkeypatch):
+    began, may_end = threading.Event(), threading.Event()
+    encode = EmbeddingGenerator.encode
+
+    def held(self, queries, **more):
+        if queries[0].images:
+            began.set()
+            assert may_end.wait(10)
+        return encode(self, queries, **more)
+
+    monkeypatch.setattr(EmbeddingGenerator, "encode", held)
+
+    async def walk():
+        told = []
+        made = Predictions(router, BatchingConfig(), watch=lambda *batch: told.append(batch))
+        seeing = asyncio.ensure_future(made.of(Query("What is shown?", (picture(),))))
+        await asyncio.to_thread(began.wait)
+        await made.of(Query("What is 17 + 25?"))
+        assert not seeing.done()
+        may_end.set()
+        await seeing
+        made.close()
+        return told
+
+    told = asyncio.run(walk())
+    assert [batch[:2] for batch in told] == [("text", 1), ("image", 1)]
+    assert all(waited_s >= 0 and seconds > 0 for *_, waited_s, seconds in told)
+
+
+def test_encoders_that_pytorch_runs_share_one_queue(router, monkeypatch):
+    monkeypatch.setattr(type(router.artifact.parts), "encoders", ("clip", "embedded"))
+    made = predictions(router)
+    assert made.queued == {"all": 0}
+    made.close()
 
 
 def test_a_failure_is_told_to_all_who_wait_and_not_remembered(router, monkeypatch):

@@ -16,7 +16,7 @@ from router_runtime.pricing import Usage
 from router_runtime.simulator.config import SimulatorConfig
 from router_runtime.simulator.serve import SimulatorServer
 from router_runtime.targets.calling import acomplete, astream, complete
-from router_runtime.targets.forward import Forwarder
+from router_runtime.targets.forward_http import HttpForwarder
 
 BODY = {"messages": [{"role": "user", "content": "hello"}], "temperature": 0}
 MODELS = {
@@ -37,7 +37,7 @@ def provider():
 @pytest.fixture
 def forwarders(provider):
     config = CompatibleTargetConfig(kind="compatible", base_url=provider.base_url)
-    made = {name: Forwarder(name, config) for name in MODELS}
+    made = {name: HttpForwarder(name, config) for name in MODELS}
     yield made
     asyncio.run(close(made))
     assert not any(len(target._sessions) for target in made.values())

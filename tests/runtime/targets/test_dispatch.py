@@ -20,7 +20,7 @@ from router_runtime.simulator.faults import FAULT_KINDS
 from router_runtime.simulator.serve import SimulatorServer
 from router_runtime.targets.breaker import Breaker, State
 from router_runtime.targets.dispatch import Outcome, Rules, adispatch, plan
-from router_runtime.targets.forward import Forwarder
+from router_runtime.targets.forward_http import HttpForwarder
 from router_runtime.targets.streams import Stream
 from router_runtime.targets.wholes import Whole
 
@@ -42,7 +42,7 @@ async def dispatched(kit, replies, *, body=BODY, path=CHAT, timeout_s=5.0, **set
             config = CompatibleTargetConfig(
                 kind="compatible", base_url=upstream.url, timeout_s=timeout_s
             )
-            targets[f"m{at}"] = Forwarder(f"m{at}", config)
+            targets[f"m{at}"] = HttpForwarder(f"m{at}", config)
             stack.push_async_callback(targets[f"m{at}"].aclose)
             upstreams.append(upstream)
         ranking = settings.pop("ranking", list(targets))
@@ -327,7 +327,7 @@ def test_a_client_that_leaves_is_noted_and_blames_nobody(kit):
     async def scene():
         async with kit.serving(hang) as upstream:
             config = CompatibleTargetConfig(kind="compatible", base_url=upstream.url)
-            target = Forwarder("m0", config)
+            target = HttpForwarder("m0", config)
             call = asyncio.create_task(
                 adispatch(["m0"], {"m0": target}, CHAT, BODY, breakers=breakers, tried=tried)
             )
@@ -348,7 +348,7 @@ def test_a_busy_target_is_passed_over_without_blame(kit):
     async def scene():
         async with kit.serving(kit.http(200, ANSWER)) as upstream:
             config = CompatibleTargetConfig(kind="compatible", base_url=upstream.url)
-            target = Forwarder("m0", config, max_in_flight=1)
+            target = HttpForwarder("m0", config, max_in_flight=1)
             first = await target.open(CHAT, b"{}", timeout_s=5, idle_s=5)
             breakers = {"m0": breaker()}
             result = await adispatch(["m0"], {"m0": target}, CHAT, BODY, breakers=breakers)
@@ -374,7 +374,7 @@ def test_a_stream_that_begins_with_nothing_is_given_up_for_the_next(kit):
     async def scene():
         async with kit.serving(hollow) as one, kit.serving(good) as other:
             targets = {
-                name: Forwarder(
+                name: HttpForwarder(
                     name, CompatibleTargetConfig(kind="compatible", base_url=upstream.url)
                 )
                 for name, upstream in (("m0", one), ("m1", other))
@@ -417,7 +417,7 @@ def test_every_fault_ends_in_a_whole_answer_or_in_a_right_error(provider, kind, 
     async def scene():
         timeout_s = 0.3 if kind in SLOW else 10.0
         targets = {
-            name: Forwarder(
+            name: HttpForwarder(
                 name,
                 CompatibleTargetConfig(
                     kind="compatible", base_url=provider.base_url, timeout_s=timeout

@@ -22,7 +22,8 @@ from router_runtime.errors import (
     TargetProtocolError,
     TargetTimeoutError,
 )
-from router_runtime.targets.forward import Forwarder, build_forwarders
+from router_runtime.targets.forward import build_forwarders
+from router_runtime.targets.forward_http import HttpForwarder
 from router_runtime.targets.replies import Refused, connection_error
 
 KEY = "sk-canary-key-0123456789abcdef"
@@ -33,7 +34,7 @@ CHAT = "chat/completions"
 
 def forwarder(url, *, key=None, max_in_flight=None, max_answer_bytes=10_000, **settings):
     config = CompatibleTargetConfig(kind="compatible", base_url=url, **settings)
-    return Forwarder(
+    return HttpForwarder(
         "m", config, key=key, max_in_flight=max_in_flight, max_answer_bytes=max_answer_bytes
     )
 
@@ -170,7 +171,7 @@ def test_azure_names_the_deployment_in_the_path_and_has_its_own_key_header(kit):
             config = AzureTargetConfig(
                 kind="azure", endpoint=upstream.url.removesuffix("/v1"), model="my gpt"
             )
-            target = Forwarder("m", config, key=KEY)
+            target = HttpForwarder("m", config, key=KEY)
             await ask(target, path="embeddings")
             await target.aclose()
             return upstream.requests[0]

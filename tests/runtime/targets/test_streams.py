@@ -10,7 +10,7 @@ from router_runtime.errors import TargetConnectionError, TargetStatusError, Targ
 from router_runtime.service_config import BreakerConfig
 from router_runtime.targets.breaker import Breaker, State
 from router_runtime.targets.dispatch import Rules, adispatch
-from router_runtime.targets.forward import Forwarder
+from router_runtime.targets.forward_http import HttpForwarder
 from router_runtime.targets.streams import Stream
 
 CHAT = "chat/completions"
@@ -39,7 +39,7 @@ def streamed(kit, reply, *, body=BODY, idle_s=5.0, leave_after=None):
     async def scene():
         async with kit.serving(reply) as upstream:
             config = CompatibleTargetConfig(kind="compatible", base_url=upstream.url, timeout_s=5)
-            target = Forwarder("m", config)
+            target = HttpForwarder("m", config)
             breaker = Breaker(BreakerConfig(failures=1))
             result = await adispatch(
                 ["m"],
@@ -96,7 +96,7 @@ def test_the_connection_of_a_whole_stream_lives_on(kit):
     async def scene():
         async with kit.serving(kit.sse(kit.delta("a", finish="stop"))) as upstream:
             config = CompatibleTargetConfig(kind="compatible", base_url=upstream.url)
-            target = Forwarder("m", config)
+            target = HttpForwarder("m", config)
             for _ in range(3):
                 result = await adispatch(["m"], {"m": target}, CHAT, BODY)
                 assert [data async for data in result.answer.chunks()]

@@ -6,7 +6,7 @@ import pytest
 
 from router_runtime.config import CompatibleTargetConfig
 from router_runtime.targets.dispatch import adispatch
-from router_runtime.targets.forward import Forwarder
+from router_runtime.targets.forward_http import HttpForwarder
 from router_runtime.targets.wholes import Whole
 
 CHOICE = b'{"index":0,"message":{"role":"assistant","content":"abcd"},"finish_reason":"stop"%s}'
@@ -15,7 +15,7 @@ CHOICE = b'{"index":0,"message":{"role":"assistant","content":"abcd"},"finish_re
 def answered(kit, content, *, media_type="application/json"):
     async def scene():
         async with kit.serving(kit.http(200, content, media_type=media_type)) as upstream:
-            target = Forwarder(
+            target = HttpForwarder(
                 "m", CompatibleTargetConfig(kind="compatible", base_url=upstream.url)
             )
             result = await adispatch(["m"], {"m": target}, "chat/completions", {"messages": []})
