@@ -25,19 +25,27 @@ from router_runtime.prediction.parts import PredictorParts, load_parts
 from router_runtime.prediction.predictor import Told, predict_told
 from router_runtime.prediction.prompted import PromptedConfig
 from router_runtime.types import F64, Int, Json, Prediction, Progress, Query
+from router_runtime.weights.base_digest import base_digest as weights_digest
 from router_training.config import TrainingConfig
 from router_training.labels import Evaluations
-from router_training.predictor_configs import SequenceConfig
+from router_training.predictor_configs import AdapterConfig, SequenceConfig
 from router_training.splits import Split
 from router_training.store import StageStore, digest_of
 
 LEARNERS = {
+    "adapter": "router_training.adapter.from_records:learn_adapter",
     "prompted": "router_training.learn_prompted:learn_prompted",
     "sequence": "router_training.sequence.from_records:learn_sequence",
 }
 """Module and function by the kind of predictor."""
 
-_EXTRAS = {"torch": "clip", "transformers": "clip", "scipy": "train", "openai": "label"}
+_EXTRAS = {
+    "torch": "clip",
+    "transformers": "clip",
+    "peft": "lora",
+    "scipy": "train",
+    "openai": "label",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +123,11 @@ class Learning:
         return self._taught.log
 
     @property
+    def seconds(self) -> float | None:
+        """How long learning took when it was done; None where that is not known."""
+        return self._store.seconds("learn", self._inputs)
+
+    @property
     def fallback(self) -> FallbackConfig | None:
         """Who takes queries of which nothing is told, as the recommended policy says it."""
         if not isinstance(self._predictor, PromptedConfig) or self._predictor.fallback is None:
@@ -162,15 +175,18 @@ class Learning:
 
     @cached_property
     def _taught(self) -> Taught:
-        def make(folder: Path) -> None:
+        def make(folder: Path) -> bool:
             module, _, name = LEARNERS[self._predictor.kind].partition(":")
             learner = getattr(import_optional(module, _EXTRAS), name)
             with self._watch("fit") as progress:
-                taught = learner(self._task(progress))
+                task = self._task(progress)
+                anew = not task.checkpoints.exists()
+                taught = learner(task)
             for file, content in taught.parts.to_files().items():
                 (folder / file).write_bytes(content)
             description = {"predictor": taught.parts.describe(), "log": taught.log}
             (folder / "learn.json").write_text(json.dumps(description), encoding="utf-8")
+            return anew
 
         def load(folder: Path) -> Taught:
             description = json.loads((folder / "learn.json").read_text(encoding="utf-8"))
@@ -192,7 +208,11 @@ class Learning:
     @cached_property
     def _inputs(self) -> Json:
         predictor = self._predictor
-        base = base_digest(predictor.base) if isinstance(predictor, SequenceConfig) else {}
+        base: dict[str, str] = {}
+        if isinstance(predictor, SequenceConfig):
+            base = base_digest(predictor.base)
+        elif isinstance(predictor, AdapterConfig) and Path(predictor.base).is_dir():
+            base = {"weights": weights_digest(Path(predictor.base))}
         return {
             "data": self._data.fingerprint,
             "split": self._split.fingerprint,

@@ -13,9 +13,9 @@ Encoders are built last and refused when their fingerprint is not the recorded o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 import safetensors.numpy
@@ -36,14 +36,47 @@ from router_runtime.types import Encoder, Head, Json
 from router_runtime.yaml_config import StrictModel, problems
 
 
+@runtime_checkable
+class ExportedEncoder(Protocol):
+    """What an exported encoder says besides ``Encoder``.
+
+    ``stands_for`` is the fingerprint of the encoder that it was shown to equal; None: of no other.
+    """
+
+    precision: str
+    stands_for: str | None
+
+
+class AcceptedEncoder(StrictModel):
+    """An encoder that may stand in for the one of training, because it was compared with it.
+
+    Parameters
+    ----------
+    fingerprint : str
+    precision : str
+    samples : int
+        Queries that they were compared on.
+    figures, bounds : mapping
+        What was found, and what was demanded; see ``exporting_encoders.checking``.
+    """
+
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
+    precision: str
+    samples: int = Field(ge=1)
+    figures: dict[str, Json]
+    bounds: dict[str, Json]
+
+
 class EncoderEntry(StrictModel):
     """One encoder as the manifest knows it.
 
     ``fingerprint`` is None only for imported artifacts, whose training features nobody can check.
+    ``accepted`` is written where there is one, so that older versions read all other artifacts.
     """
 
     fingerprint: str | None
     state: str | None = None
+    accepted: tuple[AcceptedEncoder, ...] = ()
 
 
 class FeatureDescription(StrictModel):
@@ -72,6 +105,8 @@ class FeatureParts:
         ``X`` to uncalibrated ``P``.
     n_features : int or None
         Columns of ``X`` as the manifest states them; None: the head's.
+    accepted : tuple of tuple of AcceptedEncoder
+        Per encoder those that may stand in for it; empty where there are none at all.
     """
 
     features: FeatureSpec
@@ -79,6 +114,7 @@ class FeatureParts:
     encoder_states: tuple[Mapping[str, np.ndarray] | None, ...]
     head: Head
     n_features: int | None = None
+    accepted: tuple[tuple[AcceptedEncoder, ...], ...] = ()
 
     kind = "features"
     tells_novelty = False
@@ -102,6 +138,7 @@ class FeatureParts:
             "features of the head": (head.n_features, self.n_features or head.n_features),
             "encoder fingerprints": (len(self.encoder_fingerprints), encoders),
             "encoder states": (len(self.encoder_states), encoders),
+            "lists of accepted encoders": (len(self.accepted) or encoders, encoders),
         }
         if novelty is not None:
             sizes["features of the novelty model"] = (novelty.n_features, head.n_features)
@@ -115,15 +152,20 @@ class FeatureParts:
             EncoderEntry(
                 fingerprint=fingerprint,
                 state=None if states[index] is None else _state_file(index),
+                accepted=self.accepted[index] if self.accepted else (),
             )
             for index, fingerprint in enumerate(self.encoder_fingerprints)
         )
-        return FeatureDescription(
+        told = FeatureDescription(
             features=_without_key_names(self.features),
             n_features=self.head.n_features,
             encoders=entries,
             head=self.head.describe(),
         ).model_dump(mode="json")
+        for entry in told["encoders"]:
+            if not entry["accepted"]:
+                del entry["accepted"]
+        return told
 
     def to_files(self) -> dict[str, bytes]:
         files = dict(self.head.to_files("head"))
@@ -146,6 +188,7 @@ class FeatureParts:
             ),
             head=load_head(told.head, files),
             n_features=told.n_features,
+            accepted=tuple(entry.accepted for entry in told.encoders),
         )
 
     @classmethod
@@ -158,8 +201,26 @@ class FeatureParts:
             "head": str(told.head.get("kind")),
         }
 
-    def build_encoders(self, runtime: EncoderRuntime = EncoderRuntime()) -> tuple[Encoder, ...]:
-        """Build the encoders and refuse any whose fingerprint is not the recorded one.
+    def with_accepted(self, encoder: int, accepted: AcceptedEncoder) -> FeatureParts:
+        """Return the parts with one more encoder that may stand in for number ``encoder``."""
+        lists = list(self.accepted or ((),) * len(self.features.encoders))
+        others = [one for one in lists[encoder] if one.fingerprint != accepted.fingerprint]
+        lists[encoder] = (*others, accepted)
+        return replace(self, accepted=tuple(lists))
+
+    def build_encoders(
+        self, runtime: EncoderRuntime = EncoderRuntime(), *, unchecked: bool = False
+    ) -> tuple[Encoder, ...]:
+        """Build the encoders and refuse any that may not stand where training had another.
+
+        An exported encoder may when its export proved equal to the one of training, or when it was
+        accepted.
+
+        Parameters
+        ----------
+        runtime : EncoderRuntime
+        unchecked : bool
+            Whether to take any encoder of the same kind: for comparing, never for routing.
 
         Raises
         ------
@@ -183,19 +244,16 @@ class FeatureParts:
             _without_key_names(self.features).encoders,
             self.encoder_states,
             self.encoder_fingerprints,
+            self.accepted or ((),) * len(self.features.encoders),
             strict=True,
         )
-        for spec, state, recorded in entries:
+        for spec, state, recorded, accepted in entries:
             local = runtime
             if not isinstance(spec, RemoteSpec):
                 local = runtime.model_copy(update={"url": None, "api_key_env": None})
             encoder = build_encoder(spec, runtime=local, state=state)
-            if recorded is not None and encoder.fingerprint != recorded:
-                raise ArtifactIntegrityError(
-                    f"Encoder '{spec.kind}' has fingerprint {encoder.fingerprint[:12]}, but the "
-                    f"artifact was trained with {recorded[:12]}: its weights, preprocessing or "
-                    "version differ. Install the same encoder, or retrain."
-                )
+            if recorded is not None and not unchecked:
+                _check_same(encoder, recorded, accepted)
             built.append(encoder)
         return tuple(built)
 
@@ -209,6 +267,25 @@ class FeatureParts:
     ) -> FeaturePredictor:
         generator = EmbeddingGenerator(self.features, self.build_encoders(runtime))
         return FeaturePredictor(model_ids, generator, self.head, calibrator, novelty)
+
+
+def _check_same(encoder: Encoder, recorded: str, accepted: Sequence[AcceptedEncoder]) -> None:
+    """Raise unless ``encoder`` is, equals or was accepted for the recorded one."""
+    allowed = {recorded, *(one.fingerprint for one in accepted)}
+    equal = encoder.stands_for if isinstance(encoder, ExportedEncoder) else None
+    if encoder.fingerprint in allowed or equal == recorded:
+        return
+    remedy = "Install the same encoder, or retrain."
+    if isinstance(encoder, ExportedEncoder):
+        remedy = (
+            "Show on your own samples that it decides alike: model-router check-encoder ARTIFACT "
+            "--samples FILE; or retrain on it."
+        )
+    raise ArtifactIntegrityError(
+        f"Encoder '{encoder.kind}' has fingerprint {encoder.fingerprint[:12]}, but the "
+        f"artifact was trained with {recorded[:12]}: its weights, preprocessing or "
+        f"version differ. {remedy}"
+    )
 
 
 def _described(description: Mapping[str, Json]) -> FeatureDescription:

@@ -2,9 +2,12 @@
 
 Layout of a row, for encoders ``e1, e2, ...`` and extra columns::
 
-    [ e1 text | e1 image | e2 text | e2 image | ... | extra columns ]
+    [ e1 text | e1 image | e1 joint | e2 text | e2 image | ... | extra columns ]
 
-Each half is L2-normalised on its own (``normalise: l2``), so that no modality outweighs another
+Most encoders see texts and pictures apart and have the two halves; a ``vision-language`` encoder
+sees the text and all pictures of a query together and has the joint part alone.
+
+Each part is L2-normalised on its own (``normalise: l2``), so that no modality outweighs another
 by its scale (VL-RouterBench finds this best for concatenated features). The half of an absent
 modality is zeros, and stays zeros. Several pictures of one query are pooled by the mean of their
 normalised vectors, normalised again. CLIP's plain 512 + 512 are the spec
@@ -25,7 +28,7 @@ from pydantic import field_validator
 from router_runtime.errors import ConfigError
 from router_runtime.messages import TextRule
 from router_runtime.prediction.encoders.specs import EmbeddedSpec, EncoderSpec, Spec
-from router_runtime.types import F32, Encoder, Image, Json, Progress, Query
+from router_runtime.types import F32, Encoder, Image, JointEncoder, Json, Progress, Query
 
 EXTRA_COLUMNS: dict[str, Callable[[Query], float]] = {
     "has_text": lambda query: float(bool(query.text)),
@@ -102,12 +105,17 @@ class EmbeddingGenerator:
             raise ConfigError(f"The feature spec names encoders {wanted}, but got {kinds}.")
         self.spec = spec
         self.encoders = tuple(encoders)
+        self._joint = tuple(
+            encoder if isinstance(encoder, JointEncoder) and encoder.joint_dim else None
+            for encoder in encoders
+        )
 
     @property
     def n_features(self) -> int:
         """Number of columns of ``X``."""
         halves = sum(encoder.text_dim + encoder.image_dim for encoder in self.encoders)
-        return halves + len(self.spec.extra_columns)
+        joint = sum(encoder.joint_dim for encoder in self._joint if encoder is not None)
+        return halves + joint + len(self.spec.extra_columns)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -140,10 +148,13 @@ class EmbeddingGenerator:
 
     def _encode_chunk(self, queries: Sequence[Query], out: F32) -> None:
         column = 0
-        for encoder in self.encoders:
-            for half in (self._text_half(encoder, queries), self._image_half(encoder, queries)):
-                out[:, column : column + half.shape[1]] = half
-                column += half.shape[1]
+        for encoder, joint in zip(self.encoders, self._joint, strict=True):
+            parts = [self._text_half(encoder, queries), self._image_half(encoder, queries)]
+            if joint is not None:
+                parts.append(self._joint_part(joint, queries))
+            for part in parts:
+                out[:, column : column + part.shape[1]] = part
+                column += part.shape[1]
         for name in self.spec.extra_columns:
             out[:, column] = [EXTRA_COLUMNS[name](query) for query in queries]
             column += 1
@@ -169,6 +180,14 @@ class EmbeddingGenerator:
         means: F32 = (sums / counts[:, None]).astype(np.float32)
         half[rows] = np.where(single, sums, self._normalise(means))
         return half
+
+    def _joint_part(self, encoder: JointEncoder, queries: Sequence[Query]) -> F32:
+        part = np.zeros((len(queries), encoder.joint_dim), dtype=np.float32)
+        rows = [row for row, query in enumerate(queries) if query.modalities]
+        if rows:
+            vectors = encoder.encode_queries([queries[row] for row in rows])
+            part[rows] = self._normalise(vectors)
+        return part
 
     def _normalise(self, vectors: F32) -> F32:
         if self.spec.normalise == "none":

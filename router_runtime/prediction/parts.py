@@ -31,6 +31,7 @@ from router_runtime.prediction.novelty import NoveltyModel
 from router_runtime.types import Json, Predictor
 
 PREDICTORS: dict[str, tuple[str, str]] = {
+    "adapter": ("router_runtime.prediction.adapter", "AdapterParts"),
     "features": ("router_runtime.prediction.feature_parts", "FeatureParts"),
     "prompted": ("router_runtime.prediction.prompted", "PromptedParts"),
     "sequence": ("router_runtime.prediction.sequence", "SequenceParts"),

@@ -17,7 +17,7 @@ from router_runtime.errors import ConfigError
 from router_runtime.prediction.calibration import Calibrator
 from router_runtime.prediction.features import EmbeddingGenerator
 from router_runtime.prediction.novelty import NoveltyModel
-from router_runtime.types import F32, F64, Bool, Head, Prediction, Query
+from router_runtime.types import F32, F64, Bool, Head, Prediction, Query, WeightsSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +119,18 @@ class FeaturePredictor:
             raise ConfigError(
                 f"The head has {self.head.n_models} outputs for {len(self.model_ids)} models."
             )
+
+    @property
+    def frozen(self) -> WeightsSize | None:
+        """What the encoders load; None where one of them cannot tell."""
+        total = WeightsSize()
+        for encoder in self.features.encoders:
+            if (loaded := encoder.frozen) is None:
+                return None
+            total = WeightsSize(
+                total.parameters + loaded.parameters, total.n_bytes + loaded.n_bytes
+            )
+        return total
 
     def predict(self, queries: Sequence[Query]) -> Prediction:
         """Return ``P`` (n_queries, n_models) and novelty from one encoding of the queries."""

@@ -150,6 +150,8 @@ class PromptedPredictor:
     calibrator : Calibrator
     """
 
+    frozen = None  # whoever runs the target knows
+
     def __init__(
         self,
         model_ids: tuple[str, ...],

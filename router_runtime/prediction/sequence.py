@@ -28,11 +28,17 @@ from router_runtime.config import EncoderRuntime
 from router_runtime.errors import ArtifactIntegrityError
 from router_runtime.messages import TextRule
 from router_runtime.prediction.calibration import Calibrator
-from router_runtime.prediction.heads.base import RESTORE, import_optional, read_file, sigmoid
+from router_runtime.prediction.heads.base import (
+    RESTORE,
+    import_optional,
+    read_file,
+    sigmoid,
+    softmax,
+)
 from router_runtime.prediction.novelty import NoveltyModel
 from router_runtime.prediction.parts import refuse_server
 from router_runtime.prediction.predictor import Told, predict_told
-from router_runtime.types import F64, Json, Prediction, Query
+from router_runtime.types import F64, Json, Prediction, Query, WeightsSize
 from router_runtime.yaml_config import StrictModel, problems
 
 WEIGHTS, TOKENIZER = "sequence.safetensors", "sequence-tokenizer.json"
@@ -108,10 +114,7 @@ def label_probabilities(logits: F64, description: SequenceDescription) -> F64:
     """Return float64 (n_queries, n_labels) in [0, 1]; each row of ``one`` sums to 1."""
     if description.objective == "several":
         return sigmoid(logits)
-    scaled = logits / description.temperature
-    odds = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    found: F64 = odds / odds.sum(axis=1, keepdims=True)
-    return found
+    return softmax(logits / description.temperature)
 
 
 def model_probabilities(of_labels: F64, description: SequenceDescription) -> F64:
@@ -139,6 +142,8 @@ class SequencePredictor:
     description: SequenceDescription
     network: Network
     calibrator: Calibrator
+
+    frozen = WeightsSize()  # the artifact holds the whole network
 
     def tell(self, queries: Sequence[Query]) -> Told:
         """Return what the network says of queries, before calibration."""

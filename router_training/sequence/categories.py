@@ -22,12 +22,12 @@ from router_runtime.prediction.calibration import Calibrator
 from router_runtime.router_inference import CategoryConfig
 from router_runtime.types import Json, Modality, Progress
 from router_training.card import escaped
+from router_training.fine_tuning.figures import confusion, per_label
+from router_training.fine_tuning.recording import Recorder
 from router_training.held_out import marks_of
 from router_training.importers import import_file
 from router_training.labels import Evaluations, OnBadRow
 from router_training.predictor_configs import SequenceConfig
-from router_training.sequence.figures import confusion, per_label
-from router_training.sequence.fine_tuning import Recorder
 from router_training.sequence.learner import Learned, Lesson, learn
 from router_training.sequence.targets import Texts, has_one_label
 from router_training.splits import split_evaluations

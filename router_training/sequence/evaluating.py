@@ -11,8 +11,8 @@ from router_runtime.console import plain_table
 from router_runtime.errors import DataError
 from router_runtime.router_inference import RouterInference
 from router_runtime.types import Int, Json, Progress
+from router_training.fine_tuning.figures import confusion, macro_f1, per_label
 from router_training.labels import Evaluations
-from router_training.sequence.figures import confusion, macro_f1, per_label
 from router_training.versioned import plain
 
 _CHUNK = 256

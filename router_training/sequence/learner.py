@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
 from router_runtime import __version__
 from router_runtime.config import EncoderRuntime
@@ -19,17 +16,17 @@ from router_runtime.prediction.sequence import SequenceDescription, SequencePart
 from router_runtime.prediction.sequence_network import Reader, pad_id_of, write_weights
 from router_runtime.types import F64, Json, Progress
 from router_runtime.weights.torch_setup import pick_device
+from router_training.fine_tuning.checkpoints import Checkpoints
+from router_training.fine_tuning.figures import measure
+from router_training.fine_tuning.recording import Recorder
+from router_training.fine_tuning.temperature import fit_temperature
 from router_training.learners import base_digest, base_rates
 from router_training.predictor_configs import SequenceConfig
 from router_training.sequence.base_model import load_base
-from router_training.sequence.checkpoints import Checkpoints
-from router_training.sequence.figures import measure
-from router_training.sequence.fine_tuning import FineTuning, Recorder
+from router_training.sequence.fine_tuning import FineTuning
 from router_training.sequence.targets import Texts, settled_objective
 from router_training.store import digest_of
 from router_training.versioned import plain
-
-_LEAST_T, _MOST_T = 0.05, 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,25 +153,6 @@ def learn(
     }
     kept.remove()
     return Learned(parts, plain(log), tuned.logits)
-
-
-def fit_temperature(logits: F64, Y: F64) -> float:
-    """Return what divides logits so that the softmax has the least log loss on these rows.
-
-    One number for all labels, so that the likeliest label stays so (Guo et al. 2017). Each row
-    counts as if one row more of every label had been seen beside all of them (as Platt's targets
-    do): rows that are all told right would otherwise have certainty, however few they are.
-    """
-    n, n_labels = Y.shape
-    targets = (n * Y + 1.0) / (n + n_labels)
-
-    def loss(log_temperature: float) -> float:
-        scaled = logits / math.exp(log_temperature)
-        log_p = scaled - logsumexp(scaled, axis=1, keepdims=True)
-        return -float((targets * log_p).sum(axis=1).mean())
-
-    found = minimize_scalar(loss, bounds=(math.log(_LEAST_T), math.log(_MOST_T)), method="bounded")
-    return math.exp(float(found.x))
 
 
 def _check(lesson: Lesson) -> None:

@@ -16,14 +16,26 @@ from router_runtime.prediction.encoders.specs import EncoderRuntime, EncoderSpec
 from router_runtime.prediction.heads.base import import_whole
 from router_runtime.types import Encoder
 
+_VISION_LANGUAGE = "router_runtime.prediction.encoders.vision_language:VisionLanguageEncoder"
 _FACTORIES = {
     "embedded": "router_runtime.prediction.encoders.embedded:EmbeddedEncoder",
     "clip": "router_runtime.prediction.encoders.clip:ClipEncoder",
     "huggingface": "router_runtime.prediction.encoders.huggingface:HuggingFaceEncoder",
     "sentence": "router_runtime.prediction.encoders.sentence:SentenceEncoder",
+    "vision-language": _VISION_LANGUAGE,
     "remote": "router_runtime.prediction.encoders.remote:RemoteEncoder",
 }
-_EXTRAS = {"clip": "clip", "huggingface": "clip", "sentence": "minilm", "remote": "remote"}
+_ONNX = "onnx"
+_FACTORIES[_ONNX] = "router_runtime.prediction.encoders.onnx_encoder:OnnxEncoder"
+_EXPORTED = ("clip",)
+_EXTRAS = {
+    _ONNX: "onnx",
+    "clip": "clip",
+    "huggingface": "clip",
+    "sentence": "minilm",
+    "vision-language": "clip",
+    "remote": "remote",
+}
 _DISTRIBUTIONS = {  # what pip calls the modules that the implementations import
     "open_clip": "open-clip-torch",
     "torch": "torch",
@@ -31,6 +43,10 @@ _DISTRIBUTIONS = {  # what pip calls the modules that the implementations import
     "huggingface_hub": "huggingface_hub",
     "sentence_transformers": "sentence-transformers",
     "httpx": "httpx",
+    "onnxruntime": "onnxruntime",
+    "tokenizers": "tokenizers",
+    "regex": "regex",
+    "ftfy": "ftfy",
 }
 
 
@@ -47,7 +63,8 @@ def build_encoder(
     spec : EncoderSpec
         What it is.
     runtime : EncoderRuntime
-        Where and how fast it runs.
+        Where and how fast it runs; with ``engine`` ``onnx``, kinds that can be exported come
+        from its folder.
     state : mapping of str to ndarray, optional
         The fitted arrays of an ``embedded`` encoder; the others take none.
 
@@ -67,7 +84,24 @@ def build_encoder(
         return cast(Encoder, _factory(spec.kind)(spec, state))
     if state:
         raise EncoderError(f"an encoder of kind '{spec.kind}' takes no fitted state; give none.")
+    if runtime.engine == "onnx" and spec.kind in _EXPORTED:
+        return cast(Encoder, _factory(_ONNX)(spec, runtime))
     return cast(Encoder, _factory(spec.kind)(spec, runtime))
+
+
+ENCODER_KINDS = tuple(kind for kind in _FACTORIES if kind != _ONNX)
+"""Every kind that a spec may have."""
+
+
+def check_encoder(kind: str) -> None:
+    """Import the implementation of a kind, without weights.
+
+    Raises
+    ------
+    MissingDependencyError
+        Its library is not installed; the message gives the pip command.
+    """
+    _factory(kind)
 
 
 def _factory(kind: str) -> Any:

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from router_runtime.errors import EncoderError
-from router_runtime.types import F32, Json
+from router_runtime.types import F32, Encoder, JointEncoder, Json
 
 T = TypeVar("T")
 
@@ -82,6 +82,11 @@ def absent_half(n: int) -> F32:
     return np.zeros((n, 0), dtype=np.float32)
 
 
+def joint_dim(encoder: Encoder) -> int:
+    """Return the columns for text and pictures seen together; 0 where it sees them apart."""
+    return encoder.joint_dim if isinstance(encoder, JointEncoder) else 0
+
+
 def encode_distinct(
     items: Sequence[T],
     encode: Callable[[list[T]], F32],
@@ -90,6 +95,7 @@ def encode_distinct(
     batch_size: int,
     key: Callable[[T], Hashable],
     size: Callable[[T], int] | None = None,
+    budget: int | None = None,
 ) -> F32:
     """Encode every distinct item once, in batches of similar size, and answer in the given order.
 
@@ -108,6 +114,9 @@ def encode_distinct(
     size : callable, optional
         Items are batched in the order of this size, so that little is padded. Largest first: a
         batch that does not fit into memory fails at once and not after an hour.
+    budget : int, optional
+        Most that a batch may measure, padded: its largest size times its number of items. An item
+        that is larger is a batch of its own.
 
     Returns
     -------
@@ -126,11 +135,16 @@ def encode_distinct(
         if row == len(distinct):
             distinct.append(item)
     by_size = list(range(len(distinct)))
+    sizes = [1] * len(distinct)
     if size is not None:
-        by_size.sort(key=[-size(item) for item in distinct].__getitem__)
+        sizes = [size(item) for item in distinct]
+        by_size.sort(key=[-one for one in sizes].__getitem__)
     out = np.empty((len(distinct), dim), dtype=np.float32)
-    for start in range(0, len(distinct), batch_size):
-        batch = by_size[start : start + batch_size]
+    while by_size:
+        most = batch_size
+        if budget is not None:
+            most = min(most, max(1, budget // max(1, sizes[by_size[0]])))
+        batch, by_size = by_size[:most], by_size[most:]
         out[batch] = checked(encode([distinct[row] for row in batch]), rows=len(batch), dim=dim)
     return out[order]
 

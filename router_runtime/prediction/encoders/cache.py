@@ -1,8 +1,8 @@
 """Vectors on disk by content, so that an interrupted or repeated run encodes only what is new.
 
-One SQLite file per encoder fingerprint and half, ``<fingerprint>-text.sqlite`` and
-``<fingerprint>-image.sqlite``, each row a sha256 of the content, a float32 vector and a checksum
-over both. Texts and pictures are not kept.
+One SQLite file per encoder fingerprint and part: ``<fingerprint>-text.sqlite``, ``-image.sqlite``,
+and ``-query.sqlite`` for text and pictures that are seen together. Each row is a sha256 of the
+content, a float32 vector and a checksum over both. Texts and pictures are not kept.
 
 A batch is one transaction: killed at any moment, a run loses the batch it was encoding and no
 other. Several processes may share a folder. A row whose checksum is wrong is encoded and written
@@ -24,8 +24,8 @@ from typing import TypeVar
 import numpy as np
 
 from router_runtime.errors import EncoderError
-from router_runtime.prediction.encoders.base import absent_half
-from router_runtime.types import F32, Encoder, Image
+from router_runtime.prediction.encoders.base import absent_half, joint_dim
+from router_runtime.types import F32, Encoder, Image, JointEncoder, Query, WeightsSize
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ class CachedEncoder:
         self.kind = encoder.kind
         self.text_dim = encoder.text_dim
         self.image_dim = encoder.image_dim
+        self.joint_dim = joint_dim(encoder)
         self.fingerprint = encoder.fingerprint
         self._encoder = encoder
         self._batch_size = batch_size
@@ -83,14 +84,32 @@ class CachedEncoder:
             ) from error
         self._text = _Store(folder / f"{encoder.fingerprint}-text.sqlite", dim=self.text_dim)
         self._image = _Store(folder / f"{encoder.fingerprint}-image.sqlite", dim=self.image_dim)
+        self._query = _Store(folder / f"{encoder.fingerprint}-query.sqlite", dim=self.joint_dim)
+
+    @property
+    def frozen(self) -> WeightsSize | None:
+        return self._encoder.frozen
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether it need not encode everything that it is given, since it did so before."""
+        return any(store.exists for store in (self._text, self._image, self._query))
 
     def encode_texts(self, texts: Sequence[str]) -> F32:
-        keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
-        return self._encode(texts, keys, self._text, self._encoder.encode_texts)
+        return self._encode(
+            texts, [_text_key(text) for text in texts], self._text, self._encoder.encode_texts
+        )
 
     def encode_images(self, images: Sequence[Image]) -> F32:
         keys = [bytes.fromhex(image.sha256) for image in images]
         return self._encode(images, keys, self._image, self._encoder.encode_images)
+
+    def encode_queries(self, queries: Sequence[Query]) -> F32:
+        """Return float32 (n_queries, joint_dim); no columns where the encoder has no such part."""
+        if not isinstance(self._encoder, JointEncoder):
+            return absent_half(len(queries))
+        keys = [_query_key(query) for query in queries]
+        return self._encode(queries, keys, self._query, self._encoder.encode_queries)
 
     def _encode(
         self,
@@ -134,9 +153,13 @@ class _Store:
         self.dim = dim
         self._path = path
 
+    @property
+    def exists(self) -> bool:
+        return self._path.exists()
+
     def read(self, keys: Sequence[bytes]) -> Iterator[tuple[bytes, F32]]:
         """Yield the intact vectors among ``keys``, in any order."""
-        if not self._path.exists():
+        if not self.exists:
             return
         damaged = 0
         with self._guarded(), contextlib.closing(self._opened()) as db:
@@ -182,6 +205,16 @@ class _Store:
         logger.warning("%s is damaged (%s): kept as %s, started anew", self._path, error, kept.name)
         with contextlib.suppress(FileNotFoundError):  # another process was first
             self._path.replace(kept)
+
+
+def _text_key(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _query_key(query: Query) -> bytes:
+    """Return a digest of text and pictures; their own digests are of one length, so none run on."""
+    pictures = b"".join(bytes.fromhex(image.sha256) for image in query.images)
+    return hashlib.sha256(_text_key(query.text) + pictures).digest()
 
 
 def _checksum(key: bytes, blob: bytes) -> int:

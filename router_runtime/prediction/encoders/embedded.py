@@ -27,7 +27,7 @@ from router_runtime.prediction.encoders.ngrams import count_ngrams
 from router_runtime.prediction.encoders.pixels import PIXEL_NAMES, describe_picture
 from router_runtime.prediction.encoders.specs import EmbeddedSpec
 from router_runtime.prediction.encoders.surface import SURFACE_NAMES, surface_features
-from router_runtime.types import F32, F64, Image, Int
+from router_runtime.types import F32, F64, Image, Int, WeightsSize
 
 State: TypeAlias = dict[str, npt.NDArray[Any]]
 
@@ -138,6 +138,11 @@ class EmbeddedEncoder:
     @property
     def fingerprint(self) -> str:
         return self._fingerprint
+
+    @property
+    def frozen(self) -> WeightsSize:
+        """Nothing: all of it is fitted."""
+        return WeightsSize()
 
     @property
     def state(self) -> State:

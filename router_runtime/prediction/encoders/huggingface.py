@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import PIL.Image
 import torch
@@ -35,7 +35,7 @@ from router_runtime.prediction.encoders.windows import (
 )
 from router_runtime.types import F32, Image
 from router_runtime.weights import hub
-from router_runtime.weights.torch_setup import pick_device, to_numpy
+from router_runtime.weights.torch_setup import pick_device, size_of, to_numpy
 
 # isort: split
 # After torch_setup, which makes torchvision importable.
@@ -67,7 +67,7 @@ class HuggingFaceEncoder:
         self._device = pick_device(runtime.device)
         self._batch_size = runtime.batch_size
         self._model = load_model(folder, name=spec.model).to(self._device)
-        self._processor = _loaded(AutoImageProcessor, folder, spec.model, backend="pil")
+        self._processor = loaded(AutoImageProcessor, folder, spec.model, backend="pil")
         self._class_token = self._model.config.model_type in _CLASS_TOKEN
         if not self._class_token and not (
             hasattr(self._model, "get_text_features") and hasattr(self._model, "get_image_features")
@@ -83,6 +83,7 @@ class HuggingFaceEncoder:
             self.text_dim = self._encode_windows(self._windows.cut("a")).shape[1]
         grey = PIL.Image.new("RGB", (64, 64), (128, 128, 128))
         self.image_dim = self._encode_pictures([grey]).shape[1]
+        self.frozen = size_of(self._model.parameters())
         self.fingerprint = fingerprint_of(
             {
                 "kind": self.kind,
@@ -110,7 +111,7 @@ class HuggingFaceEncoder:
         )
 
     def _text_windows(self, folder: Path, spec: HuggingFaceSpec) -> TextWindows:
-        self._tokenizer = _loaded(AutoTokenizer, folder, spec.model)
+        self._tokenizer = loaded(AutoTokenizer, folder, spec.model)
         return huggingface_windows(
             self._tokenizer,
             length=self._model.config.text_config.max_position_embeddings,
@@ -139,8 +140,15 @@ class HuggingFaceEncoder:
         return to_numpy(_pooled(self._model.get_image_features(**inputs)))
 
 
-def load_model(folder: Path, *, name: str, unused: tuple[str, ...] = ()) -> Any:
-    """Return the folder's model in float32 and evaluation mode, with every weight from the files.
+def load_model(
+    folder: Path,
+    *,
+    name: str,
+    unused: tuple[str, ...] = (),
+    auto: Any = AutoModel,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+) -> Any:
+    """Return the folder's model in evaluation mode, with every weight from the files.
 
     Parameters
     ----------
@@ -150,6 +158,10 @@ def load_model(folder: Path, *, name: str, unused: tuple[str, ...] = ()) -> Any:
         What error messages call it.
     unused : tuple of str
         Weights whose names begin so may be missing: the caller does not use what they make.
+    auto : class
+        Of transformers; which kind of model.
+    dtype : torch.dtype or "auto"
+        ``auto`` is what the files hold.
 
     Raises
     ------
@@ -157,12 +169,12 @@ def load_model(folder: Path, *, name: str, unused: tuple[str, ...] = ()) -> Any:
         There are no safetensors, they lack weights (transformers would fill these with random
         numbers), or the model needs code that the folder brings.
     """
-    model, report = _loaded(
-        AutoModel,
+    model, report = loaded(
+        auto,
         folder,
         name,
         use_safetensors=True,
-        dtype=torch.float32,
+        dtype=dtype,
         output_loading_info=True,
     )
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith(unused)):
@@ -181,7 +193,14 @@ def folder_digest(folder: Path) -> str:
     return files_digest(used, root=folder)
 
 
-def _loaded(auto: Any, folder: Path, name: str, **options: Any) -> Any:
+def loaded(auto: Any, folder: Path, name: str, **options: Any) -> Any:
+    """Return what ``auto``, a class of transformers, makes of the folder.
+
+    Raises
+    ------
+    EncoderError
+        Whatever transformers raised; ``name`` is what the message calls the model.
+    """
     try:
         return auto.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, **options

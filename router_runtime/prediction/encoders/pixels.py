@@ -22,6 +22,7 @@ from router_runtime.types import F32, F64, Image, Int
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Plane: TypeAlias = npt.NDArray[np.uint8]
 Planes: TypeAlias = npt.NDArray[np.uint8]  # one plane after another
+Bins: TypeAlias = npt.NDArray[np.uint16]
 
 WORKING_SIDE = 256
 
@@ -79,11 +80,12 @@ def describe_picture(image: Image, *, thumbnail_side: int) -> tuple[F64, F32]:
     shades = picture.convert("L")
     grey = np.asarray(shades, dtype=np.float32) / np.float32(255)
     bins = _colour_bins(planes)
-    ink = _ink(planes, bins)
+    tally = np.bincount(bins.ravel(), minlength=4096)
+    ink = _ink(planes, bins, tally)
     statistics = [
         *(math.log(width), math.log(height), math.log(width / height)),
         *_colour(planes),
-        *_palette(bins),
+        *_palette(tally),
         *_tone(shades),
         *_edges(grey),
         float(np.abs(grey - grey[:, ::-1]).mean()),
@@ -122,8 +124,8 @@ def _colour(planes: Planes) -> list[float]:
 
 def _moments(levels: npt.NDArray[np.int16], *, full: int) -> tuple[float, float]:
     """Return mean and standard deviation over ``full``, from exact sums."""
-    total = int(levels.sum(dtype=np.int64))
-    squares = int(np.square(levels, dtype=np.int32).sum(dtype=np.int64))
+    wide = levels.ravel().astype(np.float64)  # whole numbers below 2**53: exact in any order
+    total, squares = int(wide.sum()), int(np.einsum("i,i->", wide, wide))
     n = levels.size
     return total / (n * full), math.sqrt(n * squares - total * total) / (n * full)
 
@@ -151,17 +153,20 @@ def _planes(picture: PIL.Image.Image) -> Planes:
     return np.ascontiguousarray(np.moveaxis(np.asarray(picture, dtype=np.uint8), -1, 0))
 
 
-def _colour_bins(planes: Planes) -> Int:
+def _colour_bins(planes: Planes) -> Bins:
     """Index of each pixel's colour among 16 x 16 x 16."""
-    red, green, blue = (planes >> 4).astype(np.int64)
-    bins: Int = (red << 8) | (green << 4) | blue
+    red, green, blue = planes
+    bins: Bins = (red >> 4).astype(np.uint16) << 8
+    bins |= (green & 0xF0) | (blue >> 4)
     return bins
 
 
-def _palette(bins: Int) -> list[float]:
-    """Numbers of colours that occur, and that cover at least half a percent, as log(1 + n)."""
-    tally = np.bincount(bins.ravel(), minlength=4096)
-    dominant = tally >= max(1.0, _DOMINANT_SHARE * bins.size)
+def _palette(tally: Int) -> list[float]:
+    """Numbers of colours that occur, and that cover at least half a percent, as log(1 + n).
+
+    ``tally`` has the number of pixels in each bin of colour.
+    """
+    dominant = tally >= max(1.0, _DOMINANT_SHARE * tally.sum())
     return [math.log1p(np.count_nonzero(tally)), math.log1p(np.count_nonzero(dominant))]
 
 
@@ -210,18 +215,21 @@ def _quartered(grey: F32) -> F32:
     """Means of blocks of 4 x 4; what does not fill a block repeats the border."""
     height, width = grey.shape
     padded = np.pad(grey, ((0, -height % 4), (0, -width % 4)), mode="edge")
-    blocks: F32 = padded.reshape(padded.shape[0] // 4, 4, -1, 4).mean(axis=(1, 3))
-    return blocks
+    blocks = padded.reshape(padded.shape[0] // 4, 4, -1, 4)
+    rows = blocks[..., 0] + blocks[..., 1] + blocks[..., 2] + blocks[..., 3]
+    means: F32 = (rows[:, 0] + rows[:, 1] + rows[:, 2] + rows[:, 3]) / np.float32(16)
+    return means
 
 
-def _ink(planes: Planes, bins: Int) -> Mask:
+def _ink(planes: Planes, bins: Bins, tally: Int) -> Mask:
     """Return the pixels that differ from the most common colour (mean of the fullest bin)."""
-    fullest = bins == np.bincount(bins.ravel()).argmax()
+    fullest = tally.argmax()
+    within, n = (bins == fullest).view(np.uint8), int(tally[fullest])
     ink = np.zeros(bins.shape, dtype=bool)
     for plane in planes:
-        background = round(float(plane[fullest].mean()))
-        ink |= plane < max(background - _INK_DISTANCE, 0)
-        ink |= plane > min(background + _INK_DISTANCE, 255)
+        background = round(int((plane * within).sum(dtype=np.int64)) / n)
+        low, high = max(background - _INK_DISTANCE, 0), min(background + _INK_DISTANCE, 255)
+        ink |= plane - np.uint8(low) > np.uint8(high - low)  # below low, the difference wraps round
     return ink
 
 

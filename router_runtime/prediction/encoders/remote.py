@@ -119,6 +119,7 @@ class RemoteEncoder:
     """
 
     kind = "remote"
+    frozen = None  # the server's
 
     def __init__(self, spec: RemoteSpec, runtime: EncoderRuntime = EncoderRuntime()) -> None:
         self.text_dim = spec.dim

@@ -25,7 +25,7 @@ from router_runtime.prediction.encoders.specs import EncoderRuntime, SentenceSpe
 from router_runtime.prediction.encoders.windows import Window, huggingface_windows, padded
 from router_runtime.types import F32, Image
 from router_runtime.weights import hub
-from router_runtime.weights.torch_setup import pick_device, to_numpy
+from router_runtime.weights.torch_setup import pick_device, size_of, to_numpy
 
 # isort: split
 # After torch_setup, which makes torchvision importable.
@@ -71,6 +71,7 @@ class SentenceEncoder:
             self._tokenizer, length=self._model.max_seq_length, max_windows=spec.max_windows
         )
         self.text_dim = self._encode_windows(self._windows.cut("a")).shape[1]
+        self.frozen = size_of(self._model.parameters())
         self.fingerprint = fingerprint_of(
             {
                 "kind": self.kind,

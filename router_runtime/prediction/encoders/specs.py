@@ -23,6 +23,7 @@ __all__ = [
     "RemoteSpec",
     "SentenceSpec",
     "Spec",
+    "VisionLanguageSpec",
     "WindowedSpec",
 ]
 
@@ -74,6 +75,36 @@ class SentenceSpec(WindowedSpec):
     revision: str | None = None
 
 
+class VisionLanguageSpec(Spec):
+    """A frozen vision-language model of transformers, by hub id or local folder.
+
+    Parameters
+    ----------
+    model, revision
+        Safetensors, with a processor and a chat template.
+    pooling : {"mean", "last"}
+        Over the states of all tokens, or the state from which the model would begin its answer.
+    layer : int
+        Which states, numbered as in transformers' ``hidden_states``: 0 the embedded tokens, then
+        one per layer; -1 the last after its norm.
+    dtype : str
+        In which the model computes, ``auto`` as its weights are stored. Vectors are float32.
+    max_text_tokens : int
+        Of a longer text the first quarter and the last three quarters of this are read.
+    max_pixels : int
+        Of all pictures of a query together; larger ones are shrunk to equal shares.
+    """
+
+    kind: Literal["vision-language"] = "vision-language"
+    model: str
+    revision: str | None = None
+    pooling: Literal["mean", "last"] = "mean"
+    layer: int = -1
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_text_tokens: int = Field(default=2048, ge=16, le=65_536)
+    max_pixels: int = Field(default=2**20, ge=2**12, le=2**26)
+
+
 class RemoteSpec(Spec):
     """A server: ``nvclip`` (OpenAI-style /v1/embeddings) or ``clip-as-service`` (HTTP)."""
 
@@ -87,6 +118,6 @@ class RemoteSpec(Spec):
 
 
 EncoderSpec = Annotated[
-    EmbeddedSpec | ClipSpec | HuggingFaceSpec | SentenceSpec | RemoteSpec,
+    EmbeddedSpec | ClipSpec | HuggingFaceSpec | SentenceSpec | VisionLanguageSpec | RemoteSpec,
     Field(discriminator="kind"),
 ]

@@ -40,6 +40,16 @@ def generator(**spec) -> EmbeddingGenerator:
     return EmbeddingGenerator(FeatureSpec(**spec), encoders)
 
 
+class JointDigestEncoder(DigestEncoder):
+    """Sees text and pictures of a query together."""
+
+    joint_dim = 6
+
+    def encode_queries(self, queries):
+        contents = [q.text.encode() + b"".join(i.data for i in q.images) for q in queries]
+        return self._vectors(contents, self.joint_dim)
+
+
 A, B = Image(b"a", "image/png"), Image(b"b", "image/png")
 
 
@@ -65,6 +75,29 @@ def test_encoders_are_concatenated_in_the_order_of_the_spec():
     alone = generator().encode([Query("q", (A,))])
     assert both.shape == (1, 12)
     np.testing.assert_array_equal(both[:, 5:], alone)
+
+
+def test_a_joint_part_stands_behind_the_halves_of_its_encoder():
+    spec = FeatureSpec(encoders=(ClipSpec(), SentenceSpec()), extra_columns=("has_text",))
+    encoders = [JointDigestEncoder("clip", 4, 3), DigestEncoder("sentence", 5, 0)]
+    made = EmbeddingGenerator(spec, encoders)
+    X = made.encode([Query("q", (A,)), Query("q", (B,)), Query(""), Query("q", (A,))])
+    assert X.shape == (4, 4 + 3 + 6 + 5 + 1) == (4, made.n_features)
+    np.testing.assert_array_equal(X[0, :4], X[1, :4])
+    assert not np.allclose(X[0, 7:13], X[1, 7:13])
+    np.testing.assert_allclose(np.linalg.norm(X[:, 7:13], axis=1), [1, 1, 0, 1], atol=1e-6)
+    np.testing.assert_array_equal(X[0], X[3])
+    apart = generator(encoders=(ClipSpec(), SentenceSpec()), extra_columns=("has_text",))
+    np.testing.assert_array_equal(
+        np.delete(X, np.s_[7:13], axis=1)[:2], apart.encode([Query("q", (A,)), Query("q", (B,))])
+    )
+
+
+def test_a_joint_part_of_no_columns_is_absent():
+    encoder = JointDigestEncoder("clip", 4, 3)
+    encoder.joint_dim = 0
+    made = EmbeddingGenerator(FeatureSpec(encoders=(ClipSpec(),), extra_columns=()), [encoder])
+    assert made.encode([Query("q", (A,))]).shape == (1, 7)
 
 
 def test_without_normalisation_vectors_stay_as_they_are():

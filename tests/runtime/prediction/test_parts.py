@@ -14,7 +14,7 @@ from router_runtime.prediction.parts import (
 
 @pytest.mark.parametrize("kind", ["pickle", None, 3, ["features"]])
 def test_an_unknown_kind_is_named_with_the_known_ones(kind):
-    with pytest.raises(ArtifactError, match="known: features, prompted, sequence"):
+    with pytest.raises(ArtifactError, match="known: adapter, features, prompted, sequence"):
         load_parts({"kind": kind}, {})
     with pytest.raises(ArtifactError, match="Unknown kind of predictor"):
         predictor_facts({"kind": kind})

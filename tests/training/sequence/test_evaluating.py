@@ -10,9 +10,9 @@ from rich.console import Console
 
 from router_runtime.errors import DataError, MissingDependencyError, RouterError
 from router_runtime.router_inference import RouterInference
+from router_training.fine_tuning.wandb_log import wandb_run
 from router_training.sequence.categories import read_categories
 from router_training.sequence.evaluating import Evaluated, evaluate_rows, print_evaluated
-from router_training.sequence.wandb_log import wandb_run
 
 COUNTS = np.array([[8, 2, 0], [1, 9, 0], [0, 5, 5]])
 FOUND = Evaluated(("math", "science", "[bold]code"), COUNTS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -80,6 +81,21 @@ def test_what_was_learned_is_not_learned_twice(finished, monkeypatch):
     test = again.split.test
     np.testing.assert_array_equal(again.P(test), result.walk.P(test))
     assert again.report.to_json() == result.report.to_json()
+
+
+def test_the_time_of_learning_is_kept_unless_a_checkpoint_was_continued(finished):
+    config, result = finished
+    told = result.artifact.training["seconds"]
+    assert told["embed"] == 0
+    assert told["fit"] > 0
+    for folder in config.work_dir.glob("learn-*"):
+        shutil.rmtree(folder)
+    (config.work_dir / "checkpoints").mkdir(exist_ok=True)
+    again = Walk(config)
+    again.learning._task(lambda done, total: None).checkpoints.mkdir(exist_ok=True)
+    assert again.seconds == {"embed": 0.0, "fit": None}
+    _ = again.parts
+    assert again.seconds["fit"] is None
 
 
 def test_stages_that_it_does_not_have_say_so(finished):

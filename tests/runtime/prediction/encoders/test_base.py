@@ -25,11 +25,10 @@ def lengths(calls):
     return encode
 
 
-def run(texts, *, batch_size=2, calls=None):
+def run(texts, *, batch_size=2, calls=None, budget=None):
     encode = lengths([] if calls is None else calls)
-    return encode_distinct(
-        texts, encode, dim=2, batch_size=batch_size, key=lambda text: text, size=len
-    )
+    options = {"batch_size": batch_size, "key": lambda text: text, "size": len, "budget": budget}
+    return encode_distinct(texts, encode, dim=2, **options)
 
 
 def test_fingerprint_ignores_the_order_of_keys_and_sees_every_value():
@@ -74,6 +73,14 @@ def test_equal_inputs_are_encoded_once_and_batches_go_from_long_to_short():
     out = run(["b", "aaa", "b", "", "aaa", "cc"], calls=calls)
     assert calls == [["aaa", "cc"], ["b", ""]]
     assert out.tolist() == [[1, 98], [3, 97], [1, 98], [0, 0], [3, 97], [2, 99]]
+
+
+def test_a_budget_bounds_what_a_batch_measures_padded():
+    calls = []
+    texts = ["bb", "c", "aaaaaaa", "", "dd", "e"]
+    out = run(texts, calls=calls, batch_size=9, budget=5)
+    assert calls == [["aaaaaaa"], ["bb", "dd"], ["c", "e", ""]]
+    assert out.tolist() == run(texts, batch_size=1).tolist()
 
 
 def test_no_input_gives_no_rows_and_no_call():

@@ -14,6 +14,7 @@ from router_runtime.prediction.encoders.specs import (
     HuggingFaceSpec,
     RemoteSpec,
     SentenceSpec,
+    VisionLanguageSpec,
 )
 
 
@@ -49,6 +50,11 @@ def test_importing_the_package_and_building_a_remote_encoder_loads_no_heavy_libr
         (ClipSpec(), "open_clip", "'open-clip-torch' .* 'model-router\\[clip\\]'"),
         (ClipSpec(), "torch", "'torch' .* 'model-router\\[clip\\]'"),
         (HuggingFaceSpec(model="m"), "transformers", "'transformers' .* 'model-router\\[clip\\]'"),
+        (
+            VisionLanguageSpec(model="m"),
+            "transformers",
+            "'transformers' .* 'model-router\\[clip\\]'",
+        ),
         (
             SentenceSpec(),
             "sentence_transformers",

@@ -13,89 +13,17 @@ huggingface = pytest.importorskip(
     "router_runtime.prediction.encoders.huggingface", exc_type=ImportError
 )
 torch = pytest.importorskip("torch")
-tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
 
+making = pytest.importorskip("encoder_parts.making", exc_type=ImportError)
+
 CPU = EncoderRuntime(device="cpu", batch_size=3)
-TOWER = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-}
-PICTURE = TOWER | {"image_size": 32, "patch_size": 16}
-CORPUS = ["the quick brown fox jumps over the lazy dog", "what is the capital of Peru?"] * 5
-LETTERS = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-
-
-def tokenizer(kind, length):
-    """Return a tokenizer trained on the spot, with the special tokens of ``kind``."""
-    pad, start, end = "<pad>", "<|startoftext|>", "<|endoftext|>"
-    inner = tokenizers.Tokenizer(tokenizers.models.BPE())
-    inner.normalizer = tokenizers.normalizers.Lowercase()
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=400, special_tokens=[pad, start, end], initial_alphabet=LETTERS
-    )
-    inner.train_from_iterator(CORPUS, trainer)
-    inner.post_processor = tokenizers.processors.TemplateProcessing(
-        single=f"{start} $A {end}" if kind == "clip" else f"$A {end}",
-        special_tokens=[(start, 1), (end, 2)],
-    )
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        pad_token=pad,
-        bos_token=start,
-        eos_token=end,
-        model_max_length=length,
-        model_input_names=["input_ids", "attention_mask"] if kind == "clip" else ["input_ids"],
-    )
-
-
-def save(folder, kind, *, seed=0):
-    """Write a tiny random model of ``kind`` with its processors; return the model."""
-    torch.manual_seed(seed)
-    text = TOWER | {"vocab_size": 400, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    size = {"height": 32, "width": 32}
-    if kind == "clip":
-        config = transformers.CLIPConfig(
-            text_config=text | {"max_position_embeddings": 20},
-            vision_config=PICTURE,
-            projection_dim=12,
-        )
-        model = transformers.CLIPModel(config)
-        transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size).save_pretrained(
-            folder
-        )
-    elif kind == "siglip":
-        config = transformers.SiglipConfig(
-            text_config=text | {"max_position_embeddings": 16}, vision_config=PICTURE
-        )
-        model = transformers.SiglipModel(config)
-        transformers.SiglipImageProcessor(size=size).save_pretrained(folder)
-    else:
-        classes = {
-            "dinov2": ("Dinov2Config", "Dinov2Model"),
-            "dinov2_with_registers": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel"),
-        }
-        config_class, model_class = (getattr(transformers, name) for name in classes[kind])
-        model = model_class(config_class(**PICTURE))
-        transformers.BitImageProcessor(
-            size={"shortest_edge": 32}, crop_size=size, image_mean=[0.5] * 3, image_std=[0.2] * 3
-        ).save_pretrained(folder)
-    if kind in ("clip", "siglip"):
-        tokenizer(kind, 20 if kind == "clip" else 16).save_pretrained(folder)
-    for parameter in model.parameters():  # make a random model's outputs differ visibly
-        if parameter.dim() > 1:
-            parameter.data.add_(0.2 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
-    return model.eval()
 
 
 @pytest.fixture(scope="module", params=["clip", "siglip", "dinov2", "dinov2_with_registers"])
 def made(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    model = save(folder, request.param)
+    model = making.save(folder, request.param)
     return request.param, folder, model, build(folder)
 
 
@@ -182,8 +110,8 @@ def test_threads_may_share_an_encoder(made):
 
 def test_the_fingerprint_follows_weights_and_windows_but_not_place_or_batch(made, tmp_path):
     kind, _, _, encoder = made
-    save(tmp_path / "same", kind)
-    save(tmp_path / "other", kind, seed=1)
+    making.save(tmp_path / "same", kind)
+    making.save(tmp_path / "other", kind, seed=1)
     same = build(tmp_path / "same", runtime=EncoderRuntime(batch_size=9))
     assert same.fingerprint == encoder.fingerprint
     assert build(tmp_path / "other").fingerprint != encoder.fingerprint
@@ -197,7 +125,7 @@ def test_the_fingerprint_follows_weights_and_windows_but_not_place_or_batch(made
 
 def test_a_checkpoint_that_lacks_weights_is_refused_instead_of_filled_with_random_ones(tmp_path):
     files = pytest.importorskip("safetensors.torch")
-    save(tmp_path, "clip")
+    making.save(tmp_path, "clip")
     state = files.load_file(tmp_path / "model.safetensors")
     state.pop("visual_projection.weight")
     files.save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
@@ -206,7 +134,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused_instead_of_filled_with_rando
 
 
 def test_pickled_weights_are_not_read(tmp_path):
-    model = save(tmp_path, "dinov2")
+    model = making.save(tmp_path, "dinov2")
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(EncoderError, match="safetensors"):
@@ -223,9 +151,9 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path):
 
 
 def test_a_model_of_text_alone_is_refused(tmp_path):
-    config = transformers.BertConfig(**TOWER, vocab_size=50)
+    config = transformers.BertConfig(**making.TOWER, vocab_size=50)
     transformers.BertModel(config).save_pretrained(tmp_path)
-    save(tmp_path / "processor", "dinov2")
+    making.save(tmp_path / "processor", "dinov2")
     (tmp_path / "processor" / "preprocessor_config.json").rename(
         tmp_path / "preprocessor_config.json"
     )
@@ -234,7 +162,7 @@ def test_a_model_of_text_alone_is_refused(tmp_path):
 
 
 def test_a_model_without_a_processor_is_refused(tmp_path):
-    save(tmp_path, "dinov2")
+    making.save(tmp_path, "dinov2")
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(EncoderError, match="complete model"):
         build(tmp_path)

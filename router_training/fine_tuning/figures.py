@@ -37,14 +37,19 @@ class Figures:
 
 
 def measure(logits: F64, Y: F64, *, objective: Literal["one", "several"]) -> Figures:
-    """Measure logits (n_rows, n_labels) against scores, NaN = unscored."""
+    """Measure logits (n_rows, n_labels) against scores, NaN = unscored.
+
+    With ``one`` rows may also be shares that sum to 1; the label with the greatest is the right one
+    then, or any of those that have it.
+    """
     if objective == "one":
         shifted = logits - logits.max(axis=1, keepdims=True)
         log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         truth, said = Y.argmax(axis=1), logits.argmax(axis=1)
         counts = confusion(truth, said, n_labels=Y.shape[1])
-        loss = -float(log_p[np.arange(len(Y)), truth].mean())
-        return Figures(loss, float((truth == said).mean()), macro_f1(counts))
+        loss = -float((Y * log_p).sum(axis=1).mean())
+        right = Y[np.arange(len(Y)), said] == Y.max(axis=1)
+        return Figures(loss, float(right.mean()), macro_f1(counts))
     scored = ~np.isnan(Y)
     y = np.where(scored, Y, 0.0)
     cells = np.logaddexp(0.0, logits) - y * logits

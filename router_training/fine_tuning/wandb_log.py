@@ -9,7 +9,7 @@ from typing import Any
 
 from router_runtime.errors import MissingDependencyError
 from router_runtime.types import Json
-from router_training.sequence.fine_tuning import Recorder
+from router_training.fine_tuning.recording import Recorder
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""The router as a LoRA adapter: ``router-train fit-adapter``, and runs with ``adapter``."""

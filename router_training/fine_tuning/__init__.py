@@ -1,0 +1,1 @@
+"""What fine-tunings share: the loop, checkpoints, figures, logs, temperature."""
