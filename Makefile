@@ -7,8 +7,10 @@ PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint const
 
 QUICKSTART_DATA := runs/quickstart/data
 QUICKSTART_ARTIFACT := router_artifacts/quickstart
+SCREENS := runs/screens
+ADAPTERS := calendar,claim-window,provider-select,chandra-ocr
 
-.PHONY: quickstart label-demo test lint clean
+.PHONY: quickstart label-demo compare test lint clean
 
 quickstart: $(VENV)/.train  ## Draw a simulated workload, train on it, route a text and a picture.
 	$(BIN)/router-train simulate $(QUICKSTART_DATA) --rows 3000 --seed 0
@@ -25,6 +27,17 @@ label-demo: $(VENV)/.label  ## Label 300 simulated samples over HTTP, train on t
 	$(BIN)/router-train label configs/label-demo.yml
 	$(BIN)/router-train audit configs/label-demo.yml --output runs/label-demo/audit --rows 40
 	$(BIN)/router-train run configs/label-demo-train.yml
+
+compare: $(VENV)/.train  ## Draw four kinds of screens, train three routers, set them side by side.
+	rm -rf $(SCREENS)/routing_*
+	$(BIN)/router-train draw-screens $(SCREENS)/drawn --rows 1200 --adapters $(ADAPTERS)
+	$(BIN)/router-train generate-routing-data --output-dir $(SCREENS) \
+		--calendar-dataset $(SCREENS)/drawn/calendar/train.jsonl \
+		--claim-window-dataset $(SCREENS)/drawn/claim-window/train.jsonl \
+		--provider-select-dataset $(SCREENS)/drawn/provider-select/train.jsonl \
+		--chandra-ocr-dataset $(SCREENS)/drawn/chandra-ocr/train.jsonl
+	$(BIN)/router-train compare configs/screens.yml configs/screens-mlp.yml \
+		configs/screens-xgboost.yml --data $(SCREENS)/routing_*
 
 # Some tests kill servers and count what is left. What fails beside other tests runs once more
 # by itself, so that a machine's pause is told from a defect; what fails twice fails the gate.
@@ -49,7 +62,7 @@ $(VENV)/.label: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[clip,train,report,remote,minilm,label,service,otel,lora,ray,dev]'
+	$(PIP) --editable '.[clip,train,report,remote,minilm,label,service,otel,lora,onnx,export,tensorboard,ray,dev]'
 	@touch $@
 
 clean:  ## Remove what the targets made.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -180,6 +180,22 @@ class Prediction:
         return cls(P, np.concatenate(novelty) if novelty else None)
 
 
+@dataclass(frozen=True, slots=True)
+class WeightsSize:
+    """How much is loaded besides an artifact, as it was trained by somebody else.
+
+    Parameters
+    ----------
+    parameters : int
+        Numbers.
+    n_bytes : int
+        Of memory that they take as loaded.
+    """
+
+    parameters: int = 0
+    n_bytes: int = 0
+
+
 class Encoder(Protocol):
     """Turns texts and pictures into vectors. A half with dimension 0 is absent.
 
@@ -196,6 +212,10 @@ class Encoder(Protocol):
     def image_dim(self) -> int: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def frozen(self) -> WeightsSize | None:
+        """What it loads besides its fitted state; None where that cannot be seen from here."""
+        ...
 
     def encode_texts(self, texts: Sequence[str]) -> F32:
         """Return float32 (n_texts, text_dim)."""
@@ -203,6 +223,21 @@ class Encoder(Protocol):
 
     def encode_images(self, images: Sequence[Image]) -> F32:
         """Return float32 (n_images, image_dim)."""
+        ...
+
+
+@runtime_checkable
+class JointEncoder(Protocol):
+    """What an ``Encoder`` has besides if it sees text and pictures of one query together.
+
+    These vectors are a third part beside the two halves; with dimension 0 it is absent as well.
+    """
+
+    @property
+    def joint_dim(self) -> int: ...
+
+    def encode_queries(self, queries: Sequence[Query]) -> F32:
+        """Return float32 (n_queries, joint_dim)."""
         ...
 
 
@@ -234,6 +269,10 @@ class Predictor(Protocol):
 
     @property
     def model_ids(self) -> tuple[str, ...]: ...
+    @property
+    def frozen(self) -> WeightsSize | None:
+        """What it loads besides the artifact; None where that cannot be seen from here."""
+        ...
 
     def probabilities(self, queries: Sequence[Query]) -> F64:
         """Return ``P`` (n_queries, n_models), float64 in [0, 1]; columns follow ``model_ids``."""

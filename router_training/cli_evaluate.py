@@ -32,12 +32,14 @@ from router_training.cli_options import (
     print_skipped,
     shown,
 )
-from router_training.compare import render_comparison
+from router_training.compare_tables import render_comparison
 from router_training.config import load_training_config
 from router_training.contestants import compare_files
 from router_training.evaluation_report import EvaluationReport
+from router_training.footprint import TIMED
 from router_training.held_out import held_out
 from router_training.importers import import_file
+from router_training.keep_left_out import check_same_run, keep_left_out
 from router_training.leave_out import leave_out, render_left_out
 from router_training.report import render_table
 from router_training.report_pages import (
@@ -101,10 +103,15 @@ def compare_routers(
     on_bad_row: BadRowOption = None,
     all_rows: AllRowsOption = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    timed: Annotated[
+        int, typer.Option(min=0, help="Queries on which decisions are timed; 0: none.")
+    ] = TIMED,
     output: Annotated[Path | None, typer.Option(help="Also write it as JSON here.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare routers on the same held-out records, with intervals against the first.
+
+    One table tells accuracy and cost, what training took, and the size and the time of a decision.
 
     Example: router-train compare router_artifacts/old router_artifacts/new --data records.jsonl
     """
@@ -115,6 +122,7 @@ def compare_routers(
         on_bad_row=on_bad_row,
         all_rows=all_rows,
         seed=seed,
+        n_timed=timed,
         watch=progress_bar,
     )
     for message in found.messages:
@@ -215,6 +223,9 @@ def leave_out_command(
     image_root: ImageRootOption = None,
     seed: SeedOption = None,
     on_bad_row: BadRowOption = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Artifact of the same config, whose card shall tell it.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train without each data set in turn and measure on it: how the router meets the unknown.
@@ -222,7 +233,11 @@ def leave_out_command(
     Example: router-train leave-out configs/routerbench.yml --data records.jsonl
     """
     settled = configured(config, data, image_root, None, seed, on_bad_row)
+    if keep is not None:
+        check_same_run(settled, keep)
     found = leave_out(settled, watch=progress_bar)
+    if keep is not None:
+        keep_left_out(found, keep, candidates=settled.candidates)
     if as_json:
         print(json.dumps([entry.to_json() for entry in found], indent=2))
     else:

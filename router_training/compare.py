@@ -10,11 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
 
-from router_runtime.console import plain_table
 from router_runtime.errors import DataError
 from router_runtime.policy import Policy
 from router_runtime.types import F64, Bool, Int, Json
@@ -27,6 +23,7 @@ from router_training.bootstrap import (
     probability_contrast,
 )
 from router_training.evaluation_report import Interval
+from router_training.footprint import Footprint
 from router_training.labels import LabelMatrix
 from router_training.metrics import (
     actual_cost,
@@ -38,7 +35,6 @@ from router_training.metrics import (
 )
 from router_training.trade_off import Case, cost_range
 from router_training.versioned import plain
-from router_training.wording import cost_header, interval, number, per_1k, percent, share, signed
 
 NAN = float("nan")
 
@@ -63,6 +59,8 @@ class Contestant:
         Of these columns.
     cost_unit : str
     novelty : ndarray of shape (n_queries,), float64, or None
+    footprint : Footprint or None
+        What it takes; None where nobody asked.
     """
 
     name: str
@@ -74,6 +72,7 @@ class Contestant:
     labels: LabelMatrix
     cost_unit: str
     novelty: F64 | None = None
+    footprint: Footprint | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,7 @@ class Standing:
         Over the shared range of costs; pooled over all scored cells.
     difference : Difference or None
         None for the first.
+    footprint : Footprint or None
     """
 
     name: str
@@ -116,6 +116,7 @@ class Standing:
     brier: float
     ece: float
     difference: Difference | None
+    footprint: Footprint | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,8 @@ class Comparison:
     best_single : str
     best_single_quality, best_single_cost : float
     standings : tuple of Standing
+    machine : str
+        What decisions were timed on; empty where none were.
     """
 
     n_queries: int
@@ -140,6 +143,7 @@ class Comparison:
     best_single_quality: float
     best_single_cost: float
     standings: tuple[Standing, ...]
+    machine: str = ""
 
     def to_json(self) -> Json:
         """Return plain values: NaN as None, infinity as ``"inf"``."""
@@ -152,6 +156,7 @@ def compare(
     groups: Sequence[str] | None = None,
     seed: int = 0,
     n_resamples: int = 1000,
+    machine: str = "",
 ) -> Comparison:
     """Compare routers on the same scored queries.
 
@@ -163,6 +168,8 @@ def compare(
         Queries of one group are resampled together.
     seed, n_resamples : int
         Of the bootstrap.
+    machine : str
+        What the contestants' decisions were timed on.
 
     Raises
     ------
@@ -199,6 +206,7 @@ def compare(
             difference=None
             if entrant is entrants[0]
             else _difference(entrant, entrants[0], singles=singles, alone=alone),
+            footprint=entrant.footprint,
         )
 
     return Comparison(
@@ -209,6 +217,7 @@ def compare(
         best_single_quality=reference.quality,
         best_single_cost=reference.cost,
         standings=tuple(standing(entrant) for entrant in entrants),
+        machine=machine,
     )
 
 
@@ -221,6 +230,7 @@ class _Entrant:
     case: Case
     chosen: Int
     sweep: Int | None
+    footprint: Footprint | None
 
 
 def _entrant(one: Contestant, first: Contestant, cost: F64, draws: Resamples) -> _Entrant:
@@ -259,7 +269,8 @@ def _entrant(one: Contestant, first: Contestant, cost: F64, draws: Resamples) ->
     # The policy is bound to its own columns.
     own = one.policy.rank(one.P, one.expected_cost, one.eligible, novelty=one.novelty)[:, 0]
     chosen = np.where(own < 0, -1, np.argsort(order)[own])
-    return _Entrant(one.name, one.policy.name, case, chosen, case.swept() if case.priced else None)
+    sweep = case.swept() if case.priced else None
+    return _Entrant(one.name, one.policy.name, case, chosen, sweep, one.footprint)
 
 
 def _difference(one: _Entrant, first: _Entrant, *, singles: Int, alone: Int) -> Difference:
@@ -285,67 +296,3 @@ def _difference(one: _Entrant, first: _Entrant, *, singles: Int, alone: Int) -> 
         brier=measures.brier,
         ece=measures.ece,
     )
-
-
-# --------------------------------------------------------------------------- console
-
-
-def render_comparison(comparison: Comparison, console: Console) -> None:
-    """Print every router's figures, then each one's differences from the first."""
-    console.print(Group(_figures(comparison), *_differences(comparison)))
-
-
-def _figures(comparison: Comparison) -> Table:
-    table = plain_table(f"{comparison.n_queries} queries")
-    table.add_column("router", overflow="fold")
-    header = cost_header(comparison.cost_unit)
-    for name in ("accuracy", header, "savings", "AIQ", "AUC", "Brier", "ECE"):
-        table.add_column(name, justify="right")
-    for entry in comparison.standings:
-        table.add_row(
-            Text(f"{entry.name} ({entry.policy})"),
-            share(entry.quality),
-            per_1k(entry.cost),
-            percent(entry.savings),
-            share(entry.aiq),
-            *map(number, (entry.auc, entry.brier, entry.ece)),
-        )
-    table.add_section()
-    table.add_row(
-        Text(f"best single ({comparison.best_single})"),
-        share(comparison.best_single_quality),
-        per_1k(comparison.best_single_cost),
-    )
-    return table
-
-
-def _differences(comparison: Comparison) -> list[Table]:
-    first = comparison.standings[0].name
-    tables = []
-    for entry in comparison.standings[1:]:
-        if entry.difference is None:
-            continue
-        table = plain_table(f"{entry.name} minus {first}, 95 % interval")
-        table.add_column("measure")
-        table.add_column("difference", justify="right")
-        rows = {
-            "accuracy": interval(entry.difference.quality, signed),
-            cost_header(comparison.cost_unit): interval(entry.difference.cost, _signed_per_1k),
-            "savings": interval(entry.difference.savings, _signed_percent),
-            "AIQ": interval(entry.difference.aiq, signed),
-            "AUC": interval(entry.difference.auc, signed),
-            "Brier": interval(entry.difference.brier, signed),
-            "ECE": interval(entry.difference.ece, signed),
-        }
-        for name, text in rows.items():
-            table.add_row(name, Text(text))
-        tables.append(table)
-    return tables
-
-
-def _signed_per_1k(value: float) -> str:
-    return "-" if np.isnan(value) else f"{1000 * value:+.4g}"
-
-
-def _signed_percent(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:+.1%}"

@@ -1,35 +1,53 @@
-"""Artifacts, runtime configs and training configs as contestants on the same records."""
+"""Artifacts, runtime configs and training configs as contestants on the same records.
+
+What each of them takes is measured on a router as it serves: of a training config, one that is
+saved for the moment and loaded again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
+from router_runtime.artifact_folder import find_folder
 from router_runtime.config import RuntimeConfig
-from router_runtime.errors import ConfigError, DataError
+from router_runtime.errors import ConfigError, DataError, TargetError
 from router_runtime.model_router import ModelRouter
-from router_runtime.types import Int
+from router_runtime.prediction.prompted import PromptedConfig, PromptedPredictor
+from router_runtime.types import Int, Query
 from router_runtime.yaml_config import read_yaml
 from router_training.compare import Comparison, Contestant, compare
 from router_training.config import load_training_config
+from router_training.footprint import TIMED, Footprint, footprint, machine, timed
 from router_training.held_out import held_out
 from router_training.labels import Evaluations, OnBadRow
-from router_training.pipeline import Walk, Watch
+from router_training.learners import runtime_of
+from router_training.pipeline import Walk
 from router_training.served import Served, read_records
+from router_training.stages import Watch
+
+_Serving: TypeAlias = AbstractContextManager[tuple[ModelRouter, Path]]
 
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    """Something to compare: its records, which of them it never saw, and how to ask it."""
+    """Something to compare: its records, which of them it never saw, and how to ask it.
+
+    ``serving`` opens it as a router, with the folder of its artifact.
+    """
 
     name: str
     records: Evaluations
     rows: Int
     trained_here: bool
     ask: Callable[[Int], Contestant]
+    serving: Callable[[], _Serving]
     message: str = ""
 
     @property
@@ -54,6 +72,7 @@ def compare_files(
     on_bad_row: OnBadRow | None = None,
     all_rows: bool = False,
     seed: int = 0,
+    n_timed: int = TIMED,
     watch: Watch | None = None,
 ) -> Compared:
     """Compare artifacts and configs on the records that none of them was trained on.
@@ -62,7 +81,7 @@ def compare_files(
     ----------
     paths : sequence of path
         Artifact folders, runtime configs (with the key ``artifact``) and training configs. A
-        training config is walked up to its predictions; nothing is saved but its work folder.
+        training config is walked up to its artifact; nothing stays but its work folder.
     data : path, optional
         The records. Replaces ``data.path`` of training configs; needed by everything else.
     image_root, on_bad_row
@@ -71,6 +90,8 @@ def compare_files(
         Let artifacts answer records that they were trained on.
     seed : int
         Of the bootstrap.
+    n_timed : int
+        Queries on which decisions are timed; 0: none.
     watch : callable, optional
         As in ``Walk``.
 
@@ -96,10 +117,26 @@ def compare_files(
         entries.append(_served(router, name, data, image_root, on_bad_row, all_rows))
     common = _common_ids(entries)
     first = entries[0]
-    contestants = [entry.ask(np.array([entry.ids[key] for key in common])) for entry in entries]
+    contestants, messages = [], [f"{e.name}: {e.message}" for e in entries if e.message]
+    for entry in entries:
+        rows = np.array([entry.ids[key] for key in common])
+        queries = entry.records.take(rows).queries
+        taken, message = _taken(entry, queries, n_timed)
+        contestants.append(replace(entry.ask(rows), footprint=taken))
+        messages += [f"{entry.name}: {message}"] if message else []
     groups = first.records.take([first.ids[key] for key in common]).groups
-    found = compare(contestants, groups=groups, seed=seed)
-    return Compared(found, tuple(f"{e.name}: {e.message}" for e in entries if e.message))
+    found = compare(contestants, groups=groups, seed=seed, machine=machine() if n_timed else "")
+    return Compared(found, tuple(messages))
+
+
+def _taken(entry: _Entry, queries: Sequence[Query], n_timed: int) -> tuple[Footprint, str]:
+    """Return what a router takes, and why its decisions could not be timed, if so."""
+    with entry.serving() as (router, folder):
+        found = footprint(router, folder)
+        try:
+            return replace(found, latency=timed(router, queries, most=n_timed)), ""
+        except TargetError as error:
+            return found, f"its decisions could not be timed: {error}"
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -124,7 +161,10 @@ def _served(
     def ask(rows: Int) -> Contestant:
         return Contestant(name=name, **Served(router, records.take(rows)).known)
 
-    return _Entry(name, records, kept.rows, False, ask, kept.message)
+    def serving() -> _Serving:
+        return nullcontext((router, find_folder(router.config.artifact)))
+
+    return _Entry(name, records, kept.rows, False, ask, serving, kept.message)
 
 
 def _walked(
@@ -142,7 +182,27 @@ def _walked(
     def ask(rows: Int) -> Contestant:
         return Contestant(name=name, **walk.known(rows))
 
-    return _Entry(name, walk.data, walk.split.test, True, ask)
+    return _Entry(name, walk.data, walk.split.test, True, ask, lambda: _saved(walk))
+
+
+@contextmanager
+def _saved(walk: Walk) -> Iterator[tuple[ModelRouter, Path]]:
+    """Save a walk's artifact for the moment, and load the router that its config would serve."""
+    config = walk.config
+    runtime = config.encoder
+    if isinstance(config.predictor, PromptedConfig):
+        runtime = runtime_of(config.predictor, runtime)
+    known = tuple(entry for entry in config.candidates if entry.id in walk.data.model_ids)
+    with tempfile.TemporaryDirectory(prefix="compare-") as temporary:
+        folder = Path(temporary)
+        walk.keep(folder=folder)
+        router = ModelRouter.from_config(
+            RuntimeConfig(artifact=folder, candidates=known, encoder=runtime)
+        )
+        with ExitStack() as closing:
+            if isinstance(router.predictor, PromptedPredictor):
+                closing.callback(router.predictor.close)
+            yield router, folder
 
 
 def _common_ids(entries: Sequence[_Entry]) -> list[str]:

@@ -18,6 +18,7 @@ import numpy as np
 import safetensors.numpy
 
 from router_runtime.prediction.encoders import build_encoder
+from router_runtime.prediction.encoders.base import joint_dim
 from router_runtime.prediction.encoders.cache import CachedEncoder
 from router_runtime.prediction.encoders.embedded import EmbeddedEncoder
 from router_runtime.prediction.encoders.specs import EmbeddedSpec, EncoderRuntime, EncoderSpec
@@ -92,7 +93,10 @@ def _prepare(
         }
         return fit_embedded(texts, list(distinct.values()), spec=spec, seed=seed)
     encoder = build_encoder(spec, runtime=runtime)
-    return encoder if cache_folder is None else CachedEncoder(encoder, cache_folder)
+    if cache_folder is None:
+        return encoder
+    # Small batches are chosen where encoding is slow: then less is lost by an interruption.
+    return CachedEncoder(encoder, cache_folder, batch_size=min(256, 4 * runtime.batch_size))
 
 
 def write_features(
@@ -185,10 +189,15 @@ def describe_features(generator: EmbeddingGenerator, *, n_rows: int) -> dict[str
     """Return the metadata that stands beside stored features, with LLM Router v2's dimensions."""
     text_dim = sum(encoder.text_dim for encoder in generator.encoders)
     image_dim = sum(encoder.image_dim for encoder in generator.encoders)
+    joint = sum(joint_dim(encoder) for encoder in generator.encoders)
     structure = [
-        f"{encoder.kind} {half}({dim})"
+        f"{encoder.kind} {part}({dim})"
         for encoder in generator.encoders
-        for half, dim in (("text", encoder.text_dim), ("image or zeros", encoder.image_dim))
+        for part, dim in (
+            ("text", encoder.text_dim),
+            ("image or zeros", encoder.image_dim),
+            ("text and images", joint_dim(encoder)),
+        )
         if dim
     ]
     return {
@@ -196,7 +205,8 @@ def describe_features(generator: EmbeddingGenerator, *, n_rows: int) -> dict[str
         "embedding_dim": generator.n_features,
         "text_dim": text_dim,
         "image_dim": image_dim,
-        "combined_dim": text_dim + image_dim,
+        **({"joint_dim": joint} if joint else {}),
+        "combined_dim": text_dim + image_dim + joint,
         "extra_columns": list(generator.spec.extra_columns),
         "embedding_structure": " | ".join([*structure, *generator.spec.extra_columns]),
         "encoders": [

@@ -32,7 +32,7 @@ from router_training.embed import chunks_of
 from router_training.ray_cluster import connected, cpus, gpus, node_id, ray_module, worked_on
 from router_training.ray_mail import Client, Server, open_mailbox
 
-_ON_GPU: Final = frozenset({"clip", "huggingface", "sentence"})
+_ON_GPU: Final = frozenset({"clip", "huggingface", "sentence", "vision-language"})
 _END_S: Final = 30.0
 
 

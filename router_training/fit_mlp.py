@@ -7,6 +7,9 @@ them or a part at a time; ``mlp_steps`` takes the steps.
 The optimiser is AdamW. Adam with an L2 term divides the decay of a weight by the size of its
 gradients, so that the weights which move most are held back least; decoupled decay (Loshchilov and
 Hutter 2019, arXiv 1711.05101) means the same for every weight and every learning rate of the grid.
+
+Validation is measured after every epoch, or every ``evaluate_steps`` steps whatever the epoch: with
+few rows an epoch is too short to be judged, with many too long.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from router_runtime.errors import ConfigError
 from router_runtime.prediction.heads.network import RouterNetwork, fold
@@ -34,7 +38,8 @@ from router_training.fitting import (
     standardisation,
     untold,
 )
-from router_training.mlp_rows import TrainingRows, open_rows
+from router_training.mlp_log import Record, Recorder
+from router_training.mlp_rows import Batch, TrainingRows, open_rows
 from router_training.mlp_steps import Trainer
 from router_training.rows import Features
 
@@ -103,8 +108,9 @@ def fit(data: FitData, config: MlpConfig, *, seed: int, progress: Progress = unt
     Returns
     -------
     FitResult
-        An ``MLPHead``. The log has the chosen settings, the search table, and per member the losses
-        of every epoch (training: the loss as optimised; validation: log loss in nats) and the best.
+        An ``MLPHead``. The log has the chosen settings, the search table, and per member its
+        evaluations (losses: training as optimised since the one before, validation as log loss in
+        nats; steps and learning rate) and which was best, counted from 1.
 
     Raises
     ------
@@ -112,6 +118,8 @@ def fit(data: FitData, config: MlpConfig, *, seed: int, progress: Progress = unt
         See ``fitting.check_fit_data``.
     ConfigError
         ``device`` is ``cuda`` and there is none, or training diverged.
+    MissingDependencyError
+        ``tensorboard`` is asked for and not installed.
     """
     check_fit_data(data)
     mean, scale = _rounded_standardisation(data) if config.standardise else (None, None)
@@ -119,9 +127,11 @@ def fit(data: FitData, config: MlpConfig, *, seed: int, progress: Progress = unt
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(config.ensemble)]
     counted = itertools.count(1)
     total = config.ensemble + config.search
+    recorder = Recorder(config.tensorboard)
 
     def fit_member(settings: MlpConfig, member_seed: int) -> _Member:
-        member = _fit_member(problem, settings, seed=member_seed)
+        with recorder.network() as record:
+            member = _fit_member(problem, settings, seed=member_seed, record=record)
         progress(next(counted), total)
         return member
 
@@ -222,14 +232,14 @@ def _trials(n: int, seed: int) -> Iterator[dict[str, Any]]:
 def _table_row(config: MlpConfig, member: _Member) -> dict[str, Json]:
     settings = config.model_dump(mode="json", include=set(SEARCH_GRID))
     return settings | {
-        "best_epoch": member.log["best_epoch"],
+        "best_evaluation": member.log["best_evaluation"],
         "validation_loss": member.loss,
         "seconds": member.log["seconds"],
     }
 
 
-def _fit_member(problem: _Problem, config: MlpConfig, *, seed: int) -> _Member:
-    """Train one network and put back the weights of its best epoch.
+def _fit_member(problem: _Problem, config: MlpConfig, *, seed: int, record: Record) -> _Member:
+    """Train one network and put back the weights of its best evaluation.
 
     The best weights are cloned when they are met. A state dict only refers to the tensors that the
     optimiser goes on writing to, so keeping (a shallow copy of) it would keep the last weights.
@@ -247,51 +257,84 @@ def _fit_member(problem: _Problem, config: MlpConfig, *, seed: int) -> _Member:
         weight_decay=config.weight_decay,
         seed=seed,
     )
-    epochs: list[dict[str, float]] = []
-    best_epoch, best_loss, best_state = 0, float("inf"), _snapshot(network)
-    for epoch in range(1, config.epochs + 1):
-        train_loss = _train_epoch(trainer, problem, config.batch_size, order)
+    plateau = _plateau(trainer, config)
+    evaluations: list[dict[str, float]] = []
+    best, best_loss, best_state, steps = 0, float("inf"), _snapshot(network), 0
+    for n, batches in enumerate(_stretches(problem.train.X, config, order), start=1):
+        rate = float(trainer.optimiser.param_groups[0]["lr"])
+        train_loss, taken = _train(trainer, problem, batches)
         loss = _validation_loss(network, problem.validation)
-        epochs.append({"train": train_loss, "validation": loss})
-        logger.debug("epoch %d: train %.4f, validation %.4f", epoch, train_loss, loss)
+        steps += taken
+        figures = {"train": train_loss, "validation": loss, "learning_rate": rate}
+        evaluations.append(figures | {"steps": steps})
+        record({"loss/train": train_loss, "loss/validation": loss, "learning_rate": rate}, steps)
+        logger.debug("step %d: train %.4f, validation %.4f", steps, train_loss, loss)
         if loss < best_loss:
-            best_epoch, best_loss, best_state = epoch, loss, _snapshot(network)
-        elif epoch - best_epoch >= config.patience:
+            best, best_loss, best_state = n, loss, _snapshot(network)
+        elif n - best >= config.patience:
             break
+        if plateau is not None:
+            plateau.step(loss)
     network.load_state_dict(best_state)
     network.eval()
     log = {
         "seed": seed,
-        "epochs": epochs,
-        "best_epoch": best_epoch,
+        "evaluations": evaluations,
+        "best_evaluation": best,
         "best_validation_loss": best_loss,
         "seconds": round(time.perf_counter() - started, 3),
     }
     return _Member(network, log)
 
 
+def _plateau(trainer: Trainer, config: MlpConfig) -> ReduceLROnPlateau | None:
+    """Return what lowers the learning rate; any smaller loss is a better one, as for patience."""
+    if config.plateau is None:
+        return None
+    return ReduceLROnPlateau(
+        trainer.optimiser,
+        factor=config.plateau.factor,
+        patience=config.plateau.patience,
+        min_lr=config.plateau.min_learning_rate,
+        threshold=0.0,
+        eps=0.0,
+    )
+
+
+def _stretches(
+    X: TrainingRows, config: MlpConfig, order: torch.Generator
+) -> Iterator[Iterator[Batch]]:
+    """Yield the batches between two evaluations, to be taken before the next are asked for."""
+    epochs = (X.batches(config.batch_size, order) for _ in range(config.epochs))
+    if config.evaluate_steps is None:
+        yield from epochs
+        return
+    batches = itertools.chain.from_iterable(epochs)
+    for first in batches:
+        yield itertools.chain([first], itertools.islice(batches, config.evaluate_steps - 1))
+
+
 @torch.no_grad()
-def _train_epoch(
-    trainer: Trainer, problem: _Problem, batch_size: int, order: torch.Generator
-) -> float:
-    """Take one step per batch; return the mean loss over the observed scores."""
+def _train(trainer: Trainer, problem: _Problem, batches: Iterator[Batch]) -> tuple[float, int]:
+    """Take one step per batch; return the mean loss over the observed scores, and the steps."""
     train, m = problem.train, problem.train.Y.shape[1]
     shift = problem.odds.log()
     visited, logits = [], []
-    for rows, X in train.X.batches(batch_size, order):
+    for rows, X in batches:
         slope, target, observed = torch.split(train.targets.index_select(0, rows), [m, m, 1], dim=1)
         count = observed.sum().clamp_(min=1)
         visited.append(rows)
         logits.append(trainer.step(X, slope, target, shift=shift, count=count))
     rows = torch.cat(visited)
+    observed = train.observed[rows]
     loss = binary_cross_entropy_with_logits(
         torch.cat(logits),
         train.Y[rows],
-        weight=train.observed[rows] * problem.negative,
+        weight=observed * problem.negative,
         pos_weight=problem.odds,
         reduction="sum",
     )
-    return float(loss / train.observed.sum())
+    return float(loss / observed.sum().clamp_(min=1)), len(visited)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, cast
 
 import numpy as np
@@ -148,11 +149,38 @@ class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class PlateauConfig(_Config):
+    """Learn more slowly where validation no longer improves.
+
+    Parameters
+    ----------
+    factor : float
+        What the learning rate is multiplied by.
+    patience : int
+        Evaluations without a better validation loss that are borne; the next one lowers the rate.
+    min_learning_rate : float
+        It is not lowered further.
+    """
+
+    factor: float = Field(default=0.5, gt=0, lt=1)
+    patience: int = Field(default=2, ge=0)
+    min_learning_rate: float = Field(default=1e-6, ge=0)
+
+
 class MlpConfig(_Config):
     """Neural head; the defaults are the published router's.
 
     Parameters
     ----------
+    patience : int
+        Evaluations on validation without a better one that end training.
+    evaluate_steps : int or None
+        Steps from one evaluation to the next; None: an epoch.
+    plateau : PlateauConfig or None
+        None: the learning rate stays as it is.
+    tensorboard : Path or None
+        Folder in which every fit gets a folder of figures for TensorBoard. It changes nothing that
+        is learned and is kept in no artifact.
     ensemble : int
         Networks that differ in their seed only; their logits are averaged.
     label_smoothing : float
@@ -176,6 +204,9 @@ class MlpConfig(_Config):
     batch_size: int = Field(default=64, ge=2)
     epochs: int = Field(default=50, ge=1)
     patience: int = Field(default=10, ge=1)
+    evaluate_steps: int | None = Field(default=None, ge=1)
+    plateau: PlateauConfig | None = None
+    tensorboard: Path | None = Field(default=None, exclude=True)
     weight_decay: float = Field(default=1e-5, ge=0)
     ensemble: int = Field(default=1, ge=1, le=64)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)

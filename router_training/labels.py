@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from router_runtime.messages import TextRule
 from router_runtime.types import F64, Int, Json, Query
 from router_training.formats import Row, kind_of, read_rows, write_json, write_parquet
 from router_training.pictures import Pictures
-from router_training.samples import Record, Sample, read_record
+from router_training.samples import Record, Sample, picture_sources, read_record
 
 _LONGEST_NUMBER = 18  # digits that every reader of JSON and int64 holds exactly
 
@@ -269,11 +270,12 @@ def evaluations_from_rows(
             )
         return record
 
-    records = [
-        (row.number, record)
-        for row in rows
-        if (record := reader.attempt(row.number, parsed, row)) is not None
-    ]
+    with closing(pictures.ahead(rows, _pictures_of)) as found:
+        records = [
+            (row.number, record)
+            for row in found
+            if (record := reader.attempt(row.number, parsed, row)) is not None
+        ]
     columns = _columns([record for _, record in records], model_ids, source)
     labelled = [
         (record, values)
@@ -310,6 +312,10 @@ def write_evaluations(evaluations: Evaluations, path: str | Path) -> None:
         )
     else:
         raise DataError("Evaluations are written as JSON, JSONL or Parquet.", file=str(path))
+
+
+def _pictures_of(row: Row) -> list[Any]:
+    return [] if isinstance(row.value, DataError) else picture_sources(row.value)[1]
 
 
 def _rows(indices: npt.ArrayLike) -> Int:

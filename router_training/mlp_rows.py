@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
 
 from router_runtime.types import F32, F64
 from router_training.rows import Features, read_chunks, shuffled_windows, take
+
+Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+"""Numbers (n,) and features (n, n_features) of rows."""
 
 IN_MEMORY_BYTES = 2**28
 """Features of more bytes than this are read anew in every epoch, window by window."""
@@ -26,9 +29,7 @@ class TrainingRows(Protocol):
         """Columns of every batch."""
         ...
 
-    def batches(
-        self, size: int, order: torch.Generator
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(self, size: int, order: torch.Generator) -> Iterator[Batch]:
         """Yield the numbers (n,) and the features (n, n_features) of every row once, shuffled."""
         ...
 
@@ -45,9 +46,7 @@ class _InMemory:
     def n_features(self) -> int:
         return int(self.X.shape[1])
 
-    def batches(
-        self, size: int, order: torch.Generator
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(self, size: int, order: torch.Generator) -> Iterator[Batch]:
         rows = torch.randperm(len(self.X), generator=order).to(self.X.device)
         return ((batch, self.X.index_select(0, batch)) for batch in cut(rows, size))
 
@@ -68,9 +67,7 @@ class _OnDisk:
     def n_features(self) -> int:
         return int(self.X.shape[1])
 
-    def batches(
-        self, size: int, order: torch.Generator
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(self, size: int, order: torch.Generator) -> Iterator[Batch]:
         seed = int(torch.randint(2**63 - 1, (), generator=order))
         window = WINDOW_BYTES // (4 * self.n_features)
         for places in shuffled_windows(len(self.X), window, np.random.default_rng(seed)):

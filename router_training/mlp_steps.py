@@ -66,6 +66,11 @@ class Trainer:
         Of AdamW; the decay holds for every parameter.
     seed : int
         Of dropout.
+
+    Attributes
+    ----------
+    optimiser : torch.optim.AdamW
+        For who lowers its learning rate.
     """
 
     def __init__(
@@ -80,7 +85,7 @@ class Trainer:
         parameters = list(network.parameters())
         vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
         vector.grad = torch.zeros_like(vector)
-        self._optimiser = torch.optim.AdamW(
+        self.optimiser = torch.optim.AdamW(
             [vector], lr=learning_rate, weight_decay=weight_decay, fused=True
         )
         sizes = [p.numel() for p in parameters]
@@ -133,7 +138,7 @@ class Trainer:
             Observed scores in the batch, at least 1.
         """
         logits = self._gradients(X, slope, target, shift=shift, count=count)
-        self._optimiser.step()
+        self.optimiser.step()
         return logits
 
     def _gradients(

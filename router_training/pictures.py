@@ -11,17 +11,24 @@ from __future__ import annotations
 import os
 import posixpath
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from router_runtime.errors import DataError, QueryError
 from router_runtime.images import DEFAULT_LIMITS, ImageLimits, load_image, verify
+from router_runtime.prediction.encoders.pictures_ahead import map_ahead, processors
 from router_runtime.types import Image
+
+T = TypeVar("T")
 
 PLACEHOLDER: Final = "<image>"
 """Stands in a conversation's text for the next picture."""
+
+
+_ROWS_AHEAD: Final = 32
 
 
 class _Member(NamedTuple):
@@ -74,12 +81,39 @@ class Pictures:
             return self._by_name[source]
         return self._loaded(source)
 
+    def ahead(
+        self, rows: Iterable[T], sources: Callable[[T], Iterable[Any]]
+    ) -> Generator[T, None, None]:
+        """Yield the rows, while threads load the pictures of those that follow.
+
+        ``load`` then finds them. What cannot be loaded is left to it, which tells.
+
+        Parameters
+        ----------
+        rows : iterable
+            Read some rows further than was yielded.
+        sources : callable
+            A row's pictures, as for ``load``.
+
+        Notes
+        -----
+        Close the generator (``contextlib.closing``) where it may not be read to its end.
+        """
+
+        def prepared(row: T) -> T:
+            for source in sources(row):
+                with suppress(QueryError, DataError):
+                    self.load(source)
+            return row
+
+        return map_ahead(prepared, rows, threads=processors(), ahead=_ROWS_AHEAD)
+
     def _loaded(self, source: Any) -> Image:
         image = load_image(source, limits=self._limits, base_dir=self._root)
         known = self._by_digest.get(image.sha256)
         if known is None:
             verify(image)
-            known = self._by_digest[image.sha256] = image
+            known = self._by_digest.setdefault(image.sha256, image)
         return known
 
     def _member_bytes(self, name: str) -> bytes | None:

@@ -15,10 +15,6 @@ validation, and the other stages are the same.
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,60 +25,47 @@ import numpy as np
 from router_runtime import __version__
 from router_runtime.artifacts import Artifact, save_artifact
 from router_runtime.candidates import capabilities_of, price_table_of
-from router_runtime.config import (
-    FallbackConfig,
-    HighestProbabilityConfig,
-    PolicyConfig,
-    UtilityConfig,
-)
+from router_runtime.config import FallbackConfig, PolicyConfig
 from router_runtime.eligibility import find_eligible
-from router_runtime.errors import ConfigError, DataError
+from router_runtime.errors import ConfigError
 from router_runtime.legacy import export_files
 from router_runtime.policy import build_policy
 from router_runtime.policy_set import RECOMMENDED
 from router_runtime.prediction.calibration import Calibrator
 from router_runtime.prediction.costs import CostEstimator, CostModel, query_sizes
 from router_runtime.prediction.feature_parts import FeatureParts
-from router_runtime.prediction.features import EmbeddingGenerator
-from router_runtime.prediction.heads.base import load_head
 from router_runtime.prediction.novelty import NoveltyModel
 from router_runtime.prediction.parts import PredictorParts
 from router_runtime.prediction.predictor import predict_features
-from router_runtime.types import F64, Bool, Head, Int, Json, Modality, Prediction, Progress
+from router_runtime.types import F64, Bool, Head, Int, Json, Modality, Prediction
+from router_training import stages
 from router_training.card import render_card
 from router_training.config import TrainingConfig
-from router_training.embed import (
-    Encode,
-    FeatureFiles,
-    local_weights,
-    prepare_encoders,
-    read_features,
-    write_features,
-)
+from router_training.embed import Encode, FeatureFiles, local_weights
 from router_training.evaluate import OperatingPoint, Regret, evaluate, worst_regrets
 from router_training.evaluation_report import EvaluationReport
 from router_training.fit_calibration import fit_calibration
 from router_training.fit_costs import fit_costs
 from router_training.fit_novelty import fit_novelty
-from router_training.fitting import FitData, fit_head
+from router_training.fitting import FitData
 from router_training.held_out import row_provenance
 from router_training.labelled_by import LabelledBy, read_labelled_by
 from router_training.labels import Evaluations
 from router_training.learners import Learning
-from router_training.metrics import actual_cost, best_single_model
+from router_training.made_from import told_tables
 from router_training.reading import read_records, scored_modalities
+from router_training.recommending import (
+    best_alone,
+    novelty_fallback,
+    operating_points,
+    recommended_policy,
+)
 from router_training.rows import Rows, predict, read_chunks
 from router_training.slices import slice_labels
 from router_training.splits import Split, split_evaluations
+from router_training.stages import Watch, unwatched
 from router_training.store import StageStore
-from router_training.tune import TuneResult, tune, tune_utility
-
-logger = logging.getLogger(__name__)
-
-HONEST_TARGETS = (0.90, 0.95, 0.98, 1.00)
-"""Shares of the best single model's quality for which a report shows an honest point."""
-
-Watch = Callable[[str], AbstractContextManager[Progress]]
+from router_training.tune import TuneResult, tune
 
 
 @dataclass(frozen=True)
@@ -151,7 +134,7 @@ class Walk:
         encode: Encode | None = None,
     ) -> None:
         self.config = config
-        self._watch = watch or _unwatched
+        self._watch = watch or unwatched
         self._store = StageStore(config.work_dir)
         self._data = data
         self._split = split
@@ -184,27 +167,21 @@ class Walk:
     @cached_property
     def features(self) -> FeatureFiles:
         """Embed: encoders fitted on train, ``X`` of every record; kept in the work folder."""
-        spec = self.config.features
         if self.config.predictor is not None:
             raise ConfigError(
                 f"The run's predictor is of kind '{self.config.predictor.kind}', which has no "
                 "features and no head. Leave this stage out."
             )
 
-        def make(folder: Path) -> None:
-            encoders = prepare_encoders(
-                spec,
-                self.data.take(self.split.train).queries,
-                runtime=self.config.encoder,
-                seed=self.config.seed,
-                cache_folder=self.config.work_dir / "embedding-cache",
-            )
-            with self._watch("embed") as progress:
-                generator = EmbeddingGenerator(spec, encoders)
-                queries = self.data.queries
-                write_features(folder, generator, queries, progress=progress, encode=self.encode)
-
-        return self._store.stage("embed", self._embed_inputs, make=make, load=read_features)
+        return stages.embed(
+            self._store,
+            self._embed_inputs,
+            config=self.config,
+            queries=self.data.queries,
+            training_queries=self.data.take(self.split.train).queries,
+            watch=self._watch,
+            encode=self.encode,
+        )
 
     @cached_property
     def _embed_inputs(self) -> Json:
@@ -222,44 +199,41 @@ class Walk:
     @cached_property
     def fit_data(self) -> FitData:
         """What heads are fitted on: training and validation rows, with their groups."""
-        X, Y, split = self.features.X, self.data.labels.Y, self.split
-        groups = np.unique(self.data.groups, return_inverse=True)[1]
-        return FitData(
-            X_train=Rows(X, split.train),
-            Y_train=Y[split.train],
-            X_validation=Rows(X, split.validation),
-            Y_validation=Y[split.validation],
-            model_ids=self.data.model_ids,
-            groups=groups[split.train],
-            validation_groups=groups[split.validation],
-        )
+        return stages.fit_data(self.features.X, self.data, self.split)
 
     @cached_property
     def fitted(self) -> tuple[Head, Json]:
         """Fit: the head and the log of its fitting; kept in the work folder."""
+        return stages.fit(
+            self._store,
+            self._fit_inputs,
+            config=self.config,
+            data=lambda: self.fit_data,
+            watch=self._watch,
+        )
 
-        def make(folder: Path) -> None:
-            with self._watch("fit") as progress:
-                result = fit_head(
-                    self.fit_data, self.config.head, seed=self.config.seed, progress=progress
-                )
-            for name, content in result.head.to_files("head").items():
-                (folder / name).write_bytes(content)
-            description = {"head": result.head.describe(), "log": result.log}
-            (folder / "fit.json").write_text(json.dumps(description), encoding="utf-8")
-
-        def load(folder: Path) -> tuple[Head, Json]:
-            description = json.loads((folder / "fit.json").read_text(encoding="utf-8"))
-            files = {file.name: file.read_bytes() for file in folder.iterdir()}
-            return load_head(description["head"], files), description["log"]
-
-        inputs = {
+    @cached_property
+    def _fit_inputs(self) -> Json:
+        return {
             "embed": self._embed_inputs,
             "labels": self.data.fingerprint,
             "fingerprint": self.features.metadata["fingerprint"],
             "head": self.config.head.model_dump(mode="json"),
         }
-        return self._store.stage("fit", inputs, make=make, load=load)
+
+    @property
+    def seconds(self) -> dict[str, float | None]:
+        """How long encoding and fitting took when they were done; None where nobody measured.
+
+        Fitting encoders counts as ``embed``, learning a predictor without features as ``fit``.
+        Calibration, novelty and tuning count as neither.
+        """
+        if self.learning is not None:
+            return {"embed": 0.0, "fit": self.learning.seconds}
+        return {
+            "embed": self._store.seconds("embed", self._embed_inputs),
+            "fit": self._store.seconds("fit", self._fit_inputs),
+        }
 
     @cached_property
     def calibrated(self) -> tuple[Calibrator, Json]:
@@ -331,41 +305,32 @@ class Walk:
     @cached_property
     def recommended(self) -> PolicyConfig:
         """The tuned policy with its fallback; the highest probability where no cost is known."""
-        tuned = HighestProbabilityConfig() if self.tuned is None else self.tuned.recommended
-        return tuned.model_copy(update={"fallback": self._fallback})
+        return recommended_policy(self.tuned, self._fallback)
 
     @property
     def _fallback(self) -> FallbackConfig | None:
         if self.learning is not None:
             return self.learning.fallback
-        fallback = self.config.novelty.fallback
-        if self.novelty is None or fallback == "off":
+        if self.novelty is None:
             return None
-        model = self.default_model if fallback.model is None else fallback.model
-        return FallbackConfig(model=model, novelty_above=fallback.novelty_above)
+        return novelty_fallback(self.config.novelty, default_model=lambda: self.default_model)
 
     @cached_property
     def default_model(self) -> str:
         """The model that is best alone on the training and calibration rows."""
         rows = np.union1d(self.split.train, self.split.calibration)
-        labels = self.data.labels.take(rows)
-        cost = actual_cost(labels, self.expected_cost(rows), cost_unit=self.costs.unit)
-        best = best_single_model(labels.Y, cost, self.eligible(rows))
-        if best is None:
-            raise DataError("No training row has a scored eligible model; nothing can be learned.")
-        return self.data.model_ids[best]
+        return best_alone(
+            self.data.labels.take(rows),
+            self.expected_cost(rows),
+            self.eligible(rows),
+            cost_unit=self.costs.unit,
+        )
 
     @cached_property
     def points(self) -> tuple[OperatingPoint, ...]:
         """The recommended policy, then lambdas for other wanted qualities, all from calibration."""
-        recommended = OperatingPoint(RECOMMENDED, self.recommended)
-        if self.tuned is None:
-            return (recommended,)
-        fallback = self.recommended.model_dump().get("fallback")
-        found = tune_utility(**self._tuning_rows, targets=HONEST_TARGETS)
-        configs = (UtilityConfig(**(t.config.model_dump() | {"fallback": fallback})) for t in found)
-        named = zip(HONEST_TARGETS, configs, strict=True)
-        return recommended, *(OperatingPoint(f"{100 * t:.0f} %", config) for t, config in named)
+        rows = None if self.tuned is None else self._tuning_rows
+        return operating_points(self.recommended, rows)
 
     @cached_property
     def report(self) -> EvaluationReport:
@@ -403,9 +368,10 @@ class Walk:
             "cost_unit": self.costs.unit,
         }
 
-    def keep(self, *, export_legacy: bool = False) -> Artifact:
-        """Keep: save the artifact with its card."""
-        artifact = Artifact(
+    @cached_property
+    def artifact(self) -> Artifact:
+        """Everything learned, not saved yet."""
+        return Artifact(
             model_ids=self.data.model_ids,
             parts=self.parts,
             calibrator=self.calibrated[0],
@@ -419,11 +385,14 @@ class Walk:
                 "tuning": None if self.tuned is None else self.tuned.to_json(),
             },
         )
+
+    def keep(self, *, folder: Path | None = None, export_legacy: bool = False) -> Artifact:
+        """Keep: save the artifact with its card, in the config's ``output`` by default."""
         return save_artifact(
-            artifact,
-            self.config.output,
+            self.artifact,
+            self.config.output if folder is None else folder,
             created_by=f"model-router {__version__}",
-            card=render_card(artifact, self.report, candidates=self.config.candidates),
+            card=render_card(self.artifact, self.report, candidates=self.config.candidates),
             exports=self._legacy_files() if export_legacy else None,
         )
 
@@ -496,6 +465,7 @@ class Walk:
         labelled_by = self.labelled_by
         return {
             **({} if labelled_by is None else {"labels": labelled_by.to_json()}),
+            **told_tables(self.config.data.path),
             "data_sha256": self.data.fingerprint,
             **row_provenance(self.data, self.split, self.config),
             "rows": len(self.data),
@@ -504,10 +474,6 @@ class Walk:
             "seed": self.config.seed,
             "cost_unit": self.costs.unit,
             **self._settings,
+            "seconds": self.seconds,
             "calibration": self.calibrated[1],
         }
-
-
-def _unwatched(stage: str) -> AbstractContextManager[Progress]:
-    logger.debug("stage %s", stage)
-    return nullcontext(lambda done, total: None)

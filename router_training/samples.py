@@ -374,18 +374,22 @@ def _group(row: Mapping[str, Any], query: Query) -> str:
     return digest.hexdigest()
 
 
-def _images(row: Mapping[str, Any], pictures: Pictures) -> list[Image]:
+def picture_sources(row: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """Return what a row's column of pictures holds, for ``Pictures.load``, and its name."""
     for name in ("images", "image", "image_sha"):
         value = row.get(name)
         if value is not None and value != []:
             break
     else:
-        return []
+        return "images", []
     sources = list(value) if isinstance(value, list | tuple) else [value]
+    return name, [f"{source}.png" for source in sources] if name == "image_sha" else sources
+
+
+def _images(row: Mapping[str, Any], pictures: Pictures) -> list[Image]:
+    name, sources = picture_sources(row)
     loaded = []
     for at, source in enumerate(sources):
-        if name == "image_sha":
-            source = f"{source}.png"
         try:
             loaded.append(pictures.load(source))
         except QueryError as error:

@@ -3,16 +3,19 @@
 A stage's folder is named by the stage and by a digest of everything that it depends on: its
 config section, the code's format number and the digests of its inputs. A changed input therefore
 gives another folder, and everything after it is made anew; nothing is ever invalidated by hand.
-A folder is written under a temporary name and renamed when complete.
+A folder is written under a temporary name and renamed when complete. In it stands how long it took
+to make, so that who finds it later can still say so.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +29,7 @@ from router_runtime.types import Json
 T = TypeVar("T")
 
 _FORMAT = 2  # raise when a stage's files change their meaning
+_MADE = "made.json"  # in every stage's folder since there are times; older ones have none
 
 
 def digest_of(value: Json) -> str:
@@ -51,7 +55,7 @@ class StageStore:
         name: str,
         inputs: Json,
         *,
-        make: Callable[[Path], None],
+        make: Callable[[Path], bool | None],
         load: Callable[[Path], T],
     ) -> T:
         """Return ``load(folder)`` of the stage, calling ``make(folder)`` first if it is not there.
@@ -63,7 +67,8 @@ class StageStore:
         inputs : JSON
             Everything that the result depends on.
         make : callable
-            Writes the result into the empty folder that it is given.
+            Writes the result into the empty folder that it is given. Returns False where some of
+            the work had been done before, so that its time is not that of the whole.
         load : callable
             Reads it back; what it returns is what the next stage gets, fresh or resumed alike.
 
@@ -72,7 +77,7 @@ class StageStore:
         RouterError
             The work folder cannot be written or is full, or what it keeps is damaged.
         """
-        final = self.folder / f"{name}-{digest_of([_FORMAT, name, inputs])[:16]}"
+        final = self._folder_of(name, inputs)
         if not final.is_dir():
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +87,10 @@ class StageStore:
                     f"Work folder '{self.folder}' cannot be written: {error}"
                 ) from error
             try:
-                make(staging)
+                start = time.perf_counter()
+                whole = make(staging) is not False
+                seconds = round(time.perf_counter() - start, 3) if whole else None
+                (staging / _MADE).write_text(json.dumps({"seconds": seconds}), encoding="utf-8")
                 staging.chmod(0o755)
                 _publish(staging, final)
             except OSError as error:
@@ -100,6 +108,27 @@ class StageStore:
                 f"What stage '{name}' kept in '{final}' is damaged ({error}). Delete that folder "
                 "and run again."
             ) from error
+
+    def seconds(self, name: str, inputs: Json) -> float | None:
+        """Return how long it took to make a stage, whoever made it when.
+
+        None where that is not known: the stage is not there, an earlier version made it, or some
+        of its work had been done before.
+        """
+        try:
+            return seconds_of(json.loads((self._folder_of(name, inputs) / _MADE).read_bytes()))
+        except (OSError, ValueError):
+            return None
+
+    def _folder_of(self, name: str, inputs: Json) -> Path:
+        return self.folder / f"{name}-{digest_of([_FORMAT, name, inputs])[:16]}"
+
+
+def seconds_of(told: Json, name: str = "seconds") -> float | None:
+    """Return an entry of a JSON object if it can be a time in seconds, else None."""
+    value: Json = told.get(name) if isinstance(told, dict) else None
+    known = type(value) in (int, float) and math.isfinite(value) and value >= 0
+    return float(value) if known else None
 
 
 def refuse_artifact_folder(folder: Path) -> None:

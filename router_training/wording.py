@@ -15,6 +15,7 @@ UNKNOWN = "-"
 """Shown for NaN: what is not known is no number."""
 
 _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+_PREFIXES = ("", "k", "M", "G", "T")
 _MANY = 5  # slices named in one sentence
 
 
@@ -49,6 +50,30 @@ def percent(value: float) -> str:
 def per_1k(value: float) -> str:
     """Return four significant digits of a thousand calls' cost, with no exponent where short."""
     return UNKNOWN if math.isnan(value) else f"{1000 * value:.4g}"
+
+
+def seconds(value: float | None) -> str:
+    """Return seconds with two significant digits, or all before the point."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.2g}"
+
+
+def magnitude(value: int | None) -> str:
+    """Return a count with three significant digits at most: 950, 1.23k, 4.56M, 7.89G."""
+    if value is None:
+        return UNKNOWN
+    power = 0
+    while value / 1000**power >= 999.5 and power < len(_PREFIXES) - 1:
+        power += 1
+    return f"{value / 1000**power:.3g}{_PREFIXES[power]}"
+
+
+def milliseconds(value: float) -> str:
+    """Return milliseconds with three significant digits, or all before the point."""
+    if math.isnan(value):
+        return UNKNOWN
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"
 
 
 def cost_header(cost_unit: str) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+TESTS = Path(__file__).resolve().parent
+SHARED = TESTS.parent.parent / "shared" / "data"
+
+sys.path.insert(0, str(TESTS / "benchmarks"))  # where makers lie that benchmarks use as well
 
 
 def pytest_configure() -> None:
@@ -47,6 +51,21 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the shared tables of real outcomes are not beside the project")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def making():
+    """The functions that make tiny language models, and adapters on them."""
+    for package in ("torch", "transformers"):
+        pytest.importorskip(package)
+    from experts_parts import making
+
+    return making
+
+
+@pytest.fixture(scope="session")
+def qwen(making, tmp_path_factory) -> Path:
+    return making.make_qwen(tmp_path_factory.mktemp("bases") / "qwen")
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,12 @@ Import this module before anything that imports torchvision (open_clip, transfor
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
 
 from router_runtime.errors import EncoderError
-from router_runtime.types import F32
+from router_runtime.types import F32, WeightsSize
 from router_runtime.weights import torchvision_schemas
 
 torchvision_schemas.make_importable()
@@ -49,6 +50,15 @@ def weights_digest(model: torch.nn.Module) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def size_of(parameters: Iterable[torch.Tensor]) -> WeightsSize:
+    """Return how many numbers these are, and the bytes that they take."""
+    tensors = list(parameters)
+    return WeightsSize(
+        parameters=sum(one.numel() for one in tensors),
+        n_bytes=sum(one.numel() * one.element_size() for one in tensors),
+    )
 
 
 def to_numpy(vectors: torch.Tensor) -> F32:

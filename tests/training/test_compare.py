@@ -10,7 +10,9 @@ from rich.console import Console
 
 from router_runtime.errors import DataError
 from router_runtime.policy import CheapestQualified, Fixed, HighestProbability
-from router_training.compare import Contestant, compare, render_comparison
+from router_training.compare import Contestant, compare
+from router_training.compare_tables import render_comparison
+from router_training.footprint import Footprint, Latency
 from router_training.labels import LabelMatrix
 
 NAN = float("nan")
@@ -135,6 +137,37 @@ def test_the_json_has_a_version_and_the_table_every_measure():
     text = stream.getvalue()
     for expected in ("old (cheapest_qualified)", "new[x] minus old", "best single (dear)"):
         assert expected in text
-    for measure in ("accuracy", "USD/1k calls", "savings", "AIQ", "AUC", "Brier", "ECE"):
+    for measure in ("savings", "AIQ", "AUC", "Brier", "ECE"):
         assert text.count(measure) == 2
+    for measure in ("accuracy", "USD/1k"):  # of the best single model too
+        assert text.count(measure) == 3
     assert "+1500" in text.replace(",", "")
+
+
+def test_one_table_tells_what_every_router_takes_beside_what_it_achieves():
+    latency = Latency(64, 5, 11.2, 16.9, 32, 9.9)
+    known = Footprint(14.2, 0.4, 1_130_000, 0, 2_510_000, 0, latency)
+    unknown = Footprint(None, 812.0, 0, None, 2_000, None)
+    entrants = [
+        replace(contestant("here"), footprint=known),
+        replace(contestant("there"), footprint=unknown),
+        contestant("unasked"),
+    ]
+    found = compare(entrants, machine="2 cores")
+    stream = io.StringIO()
+    render_comparison(found, Console(file=stream, width=80))
+    table, _, rest = stream.getvalue().partition("Decisions timed")
+    assert "64 queries, 5 rounds, on 2 cores." in " ".join(rest.split())
+    rows = {line.split()[0]: line.split()[3:] for line in table.splitlines() if line.strip()}
+    assert rows["here"] == ["14+0.4", "1.13M+0", "2.51M+0", "11.2", "16.9", "9.9"]
+    assert rows["there"] == ["-+812", "0+-", "2k+-", "-", "-", "-"]
+    assert rows["unasked"] == ["-"] * 6
+    told = [entry["footprint"] for entry in found.to_json()["standings"]]
+    assert told[0]["latency"]["p95_ms"] == 16.9
+    assert told[1]["embed_s"] is told[1]["latency"] is told[2] is None
+
+
+def test_where_nothing_was_timed_the_table_says_so():
+    stream = io.StringIO()
+    render_comparison(compare([contestant(), contestant("b")]), Console(file=stream, width=80))
+    assert "No decision was timed." in stream.getvalue()

@@ -51,6 +51,15 @@ def test_values_of_the_command_line_win_and_are_relative_to_the_current_folder(
     assert config.seed == 7
 
 
+def test_a_folder_of_figures_is_relative_to_the_config_in_a_stack_too(tmp_path):
+    head = "{kind: mlp, tensorboard: ../logs}"
+    text = f"output: made\nhead: {{kind: stack, heads: [{{kind: logistic}}, {head}]}}\n"
+    expected = (tmp_path / "../logs").resolve()
+    assert read(tmp_path, text).head.heads[1].tensorboard == expected
+    assert read(tmp_path, f"output: made\nhead: {head}\n").head.tensorboard == expected
+    assert read(tmp_path, "output: made\nhead: mlp\n").head.tensorboard is None
+
+
 def test_a_budget_replaces_the_default_goal(tmp_path):
     config = read(tmp_path, "output: made\ntune: {max_cost_per_1k: 2.5}\n")
     assert config.tune.goal == {"target_quality": None, "max_cost_per_1k": 2.5}

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from router_runtime.errors import ConfigError
+from router_runtime.errors import ConfigError, MissingDependencyError
 from router_training import fit_mlp
-from router_training.fitting import FitData, MlpConfig, base_rates, log_loss
+from router_training.fitting import FitData, MlpConfig, PlateauConfig, base_rates, log_loss
 
 TINY = MlpConfig(hidden_dims=(16,), batch_size=16, epochs=8, learning_rate=0.01, device="cpu")
 
@@ -31,8 +33,8 @@ def test_the_best_epoch_is_really_restored():
     config = TINY.model_copy(update={"epochs": 60, "patience": 10, "dropout": 0.0})
     result = fit_mlp.fit(data, config, seed=0)
     member = result.log["members"][0]
-    losses = [epoch["validation"] for epoch in member["epochs"]]
-    assert member["best_epoch"] == 1 + int(np.argmin(losses))
+    losses = [one["validation"] for one in member["evaluations"]]
+    assert member["best_evaluation"] == 1 + int(np.argmin(losses))
     assert losses[-1] > min(losses) + 0.01  # the last weights are clearly worse
     assert validation_loss(result, data) == pytest.approx(min(losses), abs=1e-5)
 
@@ -40,7 +42,7 @@ def test_the_best_epoch_is_really_restored():
 def test_training_stops_after_patience_epochs_without_a_better_one():
     config = TINY.model_copy(update={"epochs": 200, "patience": 3, "dropout": 0.0})
     member = fit_mlp.fit(noisy(), config, seed=0).log["members"][0]
-    assert len(member["epochs"]) == member["best_epoch"] + 3
+    assert len(member["evaluations"]) == member["best_evaluation"] + 3
 
 
 @pytest.mark.parametrize("n", [33, 49, 113])
@@ -205,3 +207,96 @@ def test_an_interrupt_leaves_torch_as_it_was(monkeypatch):
         fit_mlp.fit(noisy(), TINY, seed=0)
     assert torch.equal(torch.rand(3), expected)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_evaluating_after_every_epochs_steps_is_evaluating_after_every_epoch():
+    data = noisy()
+    steps = -(-len(data.X_train) // TINY.batch_size)
+    by_epoch = fit_mlp.fit(data, TINY, seed=0)
+    by_steps = fit_mlp.fit(data, TINY.model_copy(update={"evaluate_steps": steps}), seed=0)
+    assert by_steps.head.to_files("head") == by_epoch.head.to_files("head")
+    ours, theirs = (r.log["members"][0]["evaluations"] for r in (by_steps, by_epoch))
+    assert ours == theirs
+    assert [one["steps"] for one in ours] == [steps * n for n in range(1, 9)]
+
+
+def test_evaluations_may_come_more_often_than_epochs_end():
+    config = TINY.model_copy(update={"evaluate_steps": 5, "patience": 99, "epochs": 2})
+    found = fit_mlp.fit(noisy(), config, seed=0).log["members"][0]["evaluations"]
+    assert [one["steps"] for one in found] == [5, 10, 15, 16]  # epochs of 8 steps
+
+
+def test_patience_counts_evaluations():
+    changed = {"evaluate_steps": 2, "patience": 5, "epochs": 200, "dropout": 0.0}
+    member = fit_mlp.fit(noisy(), TINY.model_copy(update=changed), seed=0).log["members"][0]
+    assert len(member["evaluations"]) == member["best_evaluation"] + 5
+    assert member["evaluations"][-1]["steps"] == 2 * len(member["evaluations"])
+    losses = [one["validation"] for one in member["evaluations"]]
+    assert member["best_evaluation"] == 1 + int(np.argmin(losses))
+
+
+def test_on_a_plateau_of_validation_the_learning_rate_falls():
+    plateau = PlateauConfig(factor=0.1, patience=1, min_learning_rate=2e-4)
+    changed = {"plateau": plateau, "epochs": 40, "patience": 40, "dropout": 0.0}
+    found = fit_mlp.fit(noisy(), TINY.model_copy(update=changed), seed=0)
+    evaluations = found.log["members"][0]["evaluations"]
+    rate, best, bad, expected = TINY.learning_rate, float("inf"), 0, []
+    for one in evaluations:
+        expected.append(rate)
+        bad = 0 if one["validation"] < best else bad + 1
+        best = min(best, one["validation"])
+        if bad > plateau.patience:
+            rate, bad = max(rate * plateau.factor, plateau.min_learning_rate), 0
+    assert [one["learning_rate"] for one in evaluations] == pytest.approx(expected)
+    assert rate == plateau.min_learning_rate
+    still = fit_mlp.fit(noisy(), TINY.model_copy(update=changed | {"plateau": None}), seed=0)
+    before = still.log["members"][0]["evaluations"]
+    first = expected.index(0.001)
+    assert evaluations[:first] == before[:first]
+    assert evaluations[-1]["validation"] < before[-1]["validation"]  # it over-fits more slowly
+
+
+def test_what_is_recorded_for_tensorboard_is_what_the_log_says(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = TINY.model_copy(update={"tensorboard": tmp_path / "logs", "ensemble": 2})
+    result = fit_mlp.fit(noisy(), config, seed=0)
+    plain = fit_mlp.fit(noisy(), config.model_copy(update={"tensorboard": None}), seed=0)
+    assert result.head.to_files("head") == plain.head.to_files("head")
+    (run,) = (tmp_path / "logs").iterdir()
+    assert re.fullmatch(r"router_\d{8}_\d{6}", run.name)
+    for folder, member in zip(sorted(run.iterdir()), result.log["members"], strict=True):
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        told = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
+        assert sorted(told) == ["learning_rate", "loss/train", "loss/validation"]
+        evaluations = member["evaluations"]
+        assert [one.step for one in told["loss/train"]] == [one["steps"] for one in evaluations]
+        for name, key in (("loss/validation", "validation"), ("learning_rate", "learning_rate")):
+            values = [one.value for one in told[name]]
+            assert values == pytest.approx([one[key] for one in evaluations])
+    fit_mlp.fit(noisy(), config, seed=0)
+    assert len(list((tmp_path / "logs").iterdir())) == 2  # never two runs in one folder
+
+
+def test_where_figures_go_is_part_of_no_artifact_and_no_stage():
+    config = MlpConfig(tensorboard="logs")
+    assert config.model_dump(mode="json") == MlpConfig().model_dump(mode="json")
+
+
+def test_a_missing_tensorboard_is_answered_with_the_pip_command(monkeypatch, tmp_path):
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "tensorboard" or name.startswith("torch.utils.tensorboard"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(MissingDependencyError, match=r"model-router\[tensorboard\]"):
+        fit_mlp.fit(noisy(), TINY.model_copy(update={"tensorboard": tmp_path}), seed=0)
+
+
+def test_a_log_folder_that_cannot_be_is_a_config_error(tmp_path):
+    pytest.importorskip("tensorboard")
+    (tmp_path / "file").write_text("")
+    config = TINY.model_copy(update={"tensorboard": tmp_path / "file" / "logs"})
+    with pytest.raises(ConfigError, match=r"head.tensorboard: .* cannot be written"):
+        fit_mlp.fit(noisy(), config, seed=0)

@@ -68,6 +68,37 @@ def test_two_runs_that_make_the_same_stage_do_not_collide(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_stage_keeps_how_long_it_took_and_not_how_long_it_took_to_find(tmp_path, monkeypatch):
+    ticks = iter([10.0, 12.5, 100.0, 109.0])
+    monkeypatch.setattr("router_training.store.time.perf_counter", lambda: next(ticks))
+    store = StageStore(tmp_path)
+    assert store.seconds("fit", {}) is None
+    for _ in range(2):
+        store.stage("fit", {}, make=writer("a", []), load=reader)
+        assert StageStore(tmp_path).seconds("fit", {}) == 2.5
+    store.stage("fit", {"seed": 1}, make=writer("b", []), load=reader)
+    assert store.seconds("fit", {"seed": 1}) == 9.0
+
+
+def test_a_stage_that_went_on_with_earlier_work_has_no_time(tmp_path):
+    def went_on(folder):
+        writer("a", [])(folder)
+        return False
+
+    store = StageStore(tmp_path)
+    store.stage("fit", {}, make=went_on, load=reader)
+    assert store.seconds("fit", {}) is None
+
+
+@pytest.mark.parametrize("told", ["", "{", "[]", "{}", '{"seconds": "1"}', '{"seconds": -1}'])
+def test_what_is_no_time_is_not_known(tmp_path, told):
+    store = StageStore(tmp_path)
+    store.stage("fit", {}, make=writer("a", []), load=reader)
+    next(tmp_path.glob("fit-*/made.json")).write_text(told)
+    assert store.seconds("fit", {}) is None
+    assert store.stage("fit", {}, make=writer("b", []), load=reader) == "a"
+
+
 def test_a_full_disk_is_an_error_that_names_the_stage(tmp_path):
     def full(folder):
         (folder / "result.txt").write_text("half")

@@ -119,3 +119,15 @@ def test_yaml_keeps_every_text_in_its_line(name):
     assert yaml.safe_load(text) == content
     assert all(line.isprintable() for line in text.split("\n"))
     assert not any(line.lstrip().startswith(("```", "---")) for line in text.splitlines())
+
+
+def test_what_a_router_takes_reads_short():
+    assert [wording.seconds(v) for v in (None, 0.0, 0.042, 3.14, 9.96, 812.4)] == [
+        "-", "0", "0.042", "3.1", "10", "812"
+    ]  # fmt: skip
+    assert [wording.magnitude(v) for v in (None, 0, 950, 999_600, 1_234_567, 66_955_010)] == [
+        "-", "0", "950", "1M", "1.23M", "67M"
+    ]  # fmt: skip
+    assert [wording.milliseconds(v) for v in (float("nan"), 0.4567, 11.26, 99.96, 1616.9)] == [
+        "-", "0.457", "11.3", "100", "1617"
+    ]  # fmt: skip
