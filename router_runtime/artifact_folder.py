@@ -84,6 +84,24 @@ def _replace_files(target: Path, content: Mapping[str, bytes], previous: set[str
         shutil.rmtree(incoming if finished else fresh, ignore_errors=True)
 
 
+def replace_manifest(target: Path, text: bytes) -> None:
+    """Put another manifest of the same files in the place of the present one, in one step.
+
+    Raises
+    ------
+    ArtifactError
+        If it cannot be written.
+    """
+    incoming = target / INCOMING
+    try:
+        incoming.mkdir(exist_ok=True)
+        _write_synced(incoming / MANIFEST, text)
+        os.replace(incoming / MANIFEST, target / MANIFEST)
+        shutil.rmtree(incoming, ignore_errors=True)
+    except OSError as error:
+        raise ArtifactError(f"Cannot write artifact '{target}': {error}") from error
+
+
 def _write_synced(path: Path, data: bytes) -> None:
     with path.open("wb") as stream:
         stream.write(data)

@@ -15,6 +15,7 @@ and, by the predictor's kind (``prediction/parts.py``)::
     features      head*.safetensors or *.ubj, encoder-<i>.safetensors for fitted encoders
     sequence      sequence.safetensors, sequence-tokenizer.json
     prompted      nothing: there are no weights
+    adapter       adapter.safetensors; its base model is named, with digests
 
 Safetensors, UBJSON boosters and JSON only; nothing on the load path can execute code. An artifact
 holds no training text or picture, and the name of no secret. Loading checks the version, then that
@@ -34,7 +35,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -48,6 +49,7 @@ from router_runtime.artifact_folder import (
     checked_files,
     find_folder,
     manifest_bytes,
+    replace_manifest,
     write_files,
 )
 from router_runtime.config import EncoderRuntime, validate_policy
@@ -203,15 +205,54 @@ class Artifact:
         """Fitted arrays of encoders that have them."""
         return self.feature_parts.encoder_states
 
+    def renamed(self, names: Sequence[str]) -> Artifact:
+        """Return the artifact with its columns called ``names``, in order.
+
+        The predictor is not renamed: columns are what it knows of models.
+        """
+        new = dict(zip(self.model_ids, names, strict=True))
+        if all(old == name for old, name in new.items()):
+            return self
+        costs = self.cost_model
+        return replace(
+            self,
+            model_ids=tuple(names),
+            cost_model=None
+            if costs is None
+            else replace(costs, model_ids=tuple(new.get(m, m) for m in costs.model_ids)),
+            scored_modalities={new.get(m, m): v for m, v in self.scored_modalities.items()},
+            recommended_policy=_renamed_policy(self.recommended_policy, new),
+        )
+
     def build_encoders(self, runtime: EncoderRuntime = EncoderRuntime()) -> tuple[Encoder, ...]:
         """Build the encoders; see ``FeatureParts.build_encoders``."""
         return self.feature_parts.build_encoders(runtime)
 
     def predictor(self, runtime: EncoderRuntime = EncoderRuntime()) -> Predictor:
         """Build the predictor; see ``PredictorParts.build``."""
+        if runtime.base is not None and self.parts.kind != "adapter":
+            raise ConfigError(
+                f"'encoder.base' is set, but the artifact's predictor is of kind "
+                f"'{self.parts.kind}', which has no base model. Remove it from the config."
+            )
         return self.parts.build(
             self.model_ids, calibrator=self.calibrator, novelty=self.novelty, runtime=runtime
         )
+
+
+def _renamed_policy(
+    policy: Mapping[str, Json] | None, new: Mapping[str, str]
+) -> dict[str, Json] | None:
+    if policy is None:
+        return None
+    changed = dict(policy)  # of a manifest, and not validated yet
+    if isinstance(thresholds := policy.get("thresholds"), dict):
+        changed["thresholds"] = {new.get(m, m): value for m, value in thresholds.items()}
+    if isinstance(fallback := policy.get("fallback"), dict):
+        changed["fallback"] = _renamed_policy(fallback, new)
+    if isinstance(model := policy.get("model"), str):
+        changed["model"] = new.get(model, model)
+    return changed
 
 
 # --------------------------------------------------------------------------- saving
@@ -304,6 +345,38 @@ def _manifest_text(artifact: Artifact, content: Mapping[str, bytes], created_by:
         ) from error
     except (ValueError, ConfigError) as error:
         raise ArtifactError(f"The artifact is inconsistent and was not written: {error}") from error
+
+
+def rewrite_predictor(artifact: Artifact, folder: str | Path) -> Artifact:
+    """Write what ``artifact.parts`` says of itself into the folder's manifest, and nothing else.
+
+    The files beside it stay as they are. One rename puts the new manifest in the old one's place.
+
+    Parameters
+    ----------
+    artifact : Artifact
+        Loaded from ``folder``; its parts may differ in what they describe, not in their files.
+    folder : path
+
+    Returns
+    -------
+    Artifact
+        With the new ``artifact_id``.
+
+    Raises
+    ------
+    ArtifactError
+        The folder holds another artifact by now, or cannot be written.
+    """
+    path = find_folder(folder)
+    raw = manifest_bytes(path)
+    if _artifact_id(raw) != artifact.artifact_id:
+        raise ArtifactError(f"Artifact '{path}' was replaced meanwhile. Run the command again.")
+    predictor = artifact.parts.describe()
+    manifest = _parse_manifest(raw, path).model_copy(update={"predictor": predictor})
+    text = (manifest.model_dump_json(indent=2) + "\n").encode()
+    replace_manifest(path, text)
+    return replace(artifact, artifact_id=_artifact_id(text))
 
 
 # --------------------------------------------------------------------------- loading

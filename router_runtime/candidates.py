@@ -71,8 +71,52 @@ def price_table_of(
     )
 
 
+def names_of(candidates: Sequence[CandidateConfig], *, columns: Sequence[str]) -> tuple[str, ...]:
+    """Return what the columns of an artifact are called here.
+
+    Parameters
+    ----------
+    candidates : sequence of CandidateConfig
+    columns : sequence of str
+        The artifact's model ids.
+
+    Returns
+    -------
+    tuple of str
+        The candidate's id where one has the column as its ``tier``, else the artifact's name.
+
+    Raises
+    ------
+    ConfigError
+        A tier is not in the artifact, or a candidate's id is the name of another column.
+    """
+    own: dict[str, str] = {}
+    for candidate in candidates:
+        if candidate.tier is None:
+            continue
+        if candidate.tier not in columns:
+            raise ConfigError(
+                f"Candidate '{candidate.id}' has tier '{candidate.tier}', which the artifact does "
+                f"not have (its columns: {', '.join(columns)}). Correct 'tier'."
+            )
+        own[candidate.tier] = candidate.id
+    names = tuple(own.get(column, column) for column in columns)
+    if clash := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(
+            f"Candidate '{clash}' has the name of another column of the artifact. Rename it, or "
+            f"give that column a candidate too, with 'tier: {clash}'."
+        )
+    return names
+
+
 def check_known(config: RuntimeConfig, model_ids: Sequence[str]) -> None:
     """Refuse a config that names models which the artifact does not know.
+
+    Parameters
+    ----------
+    config : RuntimeConfig
+    model_ids : sequence of str
+        What ``names_of`` returned.
 
     Raises
     ------
@@ -87,11 +131,14 @@ def check_known(config: RuntimeConfig, model_ids: Sequence[str]) -> None:
         "model_costs": list(config.model_costs or ()),
     }
     for where, models in named.items():
+        remedy = "Retrain, or remove it."
+        if where == "candidates":
+            remedy = "Say with 'tier' which of these it is like, retrain, or remove it."
         for model in models:
             if model not in known:
                 raise ConfigError(
                     f"Model '{model}' in {where} is not in artifact '{config.artifact}' "
-                    f"(known: {', '.join(model_ids)}). Retrain, or remove it."
+                    f"(known: {', '.join(model_ids)}). {remedy}"
                 )
     for name, policy in config.policies.items():
         if isinstance(policy, FixedConfig):

@@ -22,6 +22,9 @@ from rich.table import Column, Table
 
 from router_runtime import __version__
 from router_runtime.artifacts import FORMAT_VERSION, Manifest, read_manifest
+from router_runtime.base_artifact import default_artifact
+from router_runtime.cli_doctor import doctor
+from router_runtime.cli_encoders import register as register_encoders
 from router_runtime.cli_experts import experts_app
 from router_runtime.cli_keys import keys_app
 from router_runtime.cli_serve import serve, serving_notes
@@ -132,11 +135,13 @@ def check_config(
         out.print(f"  {note}", soft_wrap=True)
 
 
+app.command()(doctor)
 app.command()(serve)
 app.command()(simulate)
 app.add_typer(keys_app, name="keys")
 app.add_typer(experts_app, name="experts")
 register_store(app)
+register_encoders(app)
 
 
 class _ImportedEncoder(StrEnum):
@@ -216,14 +221,13 @@ def import_config(
 
 
 def _router(artifact: Path | None, config: Path | None, device: str) -> ModelRouter:
-    match artifact, config:
-        case None, Path():
-            return ModelRouter.from_config(config)
-        case Path(), None:
-            content = {"artifact": artifact, "encoder": {"device": device}}
-            settled = validate(RuntimeConfig, content, source="model-router route")
-            return ModelRouter.from_config(settled)
-    raise ConfigError("Name one of --artifact FOLDER and --config FILE.")
+    if artifact is not None and config is not None:
+        raise ConfigError("Name one of --artifact FOLDER and --config FILE, not both.")
+    if config is not None:
+        return ModelRouter.from_config(config)
+    folder = default_artifact() if artifact is None else artifact
+    content = {"artifact": folder, "encoder": {"device": device}}
+    return ModelRouter.from_config(validate(RuntimeConfig, content, source="model-router route"))
 
 
 def _query(

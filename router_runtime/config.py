@@ -5,14 +5,11 @@ Secrets are never in a config, only the name of the variable that holds them (``
 
 from __future__ import annotations
 
-import re
 from decimal import Decimal
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, TypeAlias
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import (
-    AfterValidator,
     Field,
     TypeAdapter,
     ValidationError,
@@ -20,8 +17,10 @@ from pydantic import (
     model_validator,
 )
 
+from router_runtime.base_artifact import base_artifact
 from router_runtime.errors import ConfigError
 from router_runtime.service_config import ServiceConfig
+from router_runtime.target_config import PeftTargetConfig, TargetConfig
 from router_runtime.types import Json, Modality
 from router_runtime.yaml_config import StrictModel, problems, read_yaml, validate
 
@@ -33,14 +32,50 @@ class EncoderRuntime(StrictModel):
     """Where and how fast encoders run; never changes what they mean.
 
     ``device`` is ``auto`` (GPU when there), ``cpu``, ``cuda`` or ``cuda:N``. ``url`` and
-    ``api_key_env`` override a remote encoder's own.
+    ``api_key_env`` override a remote encoder's own; ``base`` is the folder or hub id of a router
+    adapter's base model, where that is not at the place that the artifact names.
+
+    With ``engine`` ``onnx``, encoders of PyTorch are served from ``folder``: one that
+    ``model-router export-encoder`` wrote, or one that holds several of these. ``precision`` is one
+    that was exported there, ``threads`` those of one encoding, ``cpus`` those that it may run on.
+    An artifact takes it when it was exported from its encoder without loss, or when
+    ``model-router check-encoder`` has accepted it.
     """
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda|cuda:\d{1,3})$")
     batch_size: int = Field(default=64, ge=1, le=65_536)
     url: str | None = None
     api_key_env: str | None = None
+    base: str | None = Field(default=None, min_length=1)
     timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    engine: Literal["torch", "onnx"] = "torch"
+    folder: Path | None = None
+    precision: Literal["fp32", "int8"] = "fp32"
+    threads: int = Field(default=1, ge=1, le=1024)
+    cpus: tuple[Annotated[int, Field(ge=0, le=65_535)], ...] | None = Field(
+        default=None, min_length=1
+    )
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> EncoderRuntime:
+        if self.engine == "onnx":
+            if self.folder is None:
+                raise ValueError(
+                    "'engine: onnx' needs 'folder', which `model-router export-encoder` writes"
+                )
+            if self.device.startswith("cuda"):
+                raise ValueError("'engine: onnx' runs on the CPU; leave 'device' out")
+            return self
+        given = self.model_fields_set & {"folder", "precision", "threads", "cpus"}
+        if idle := sorted(name for name in given if getattr(self, name) is not None):
+            raise ValueError(f"'{idle[0]}' counts for 'engine: onnx' alone; set that, or remove it")
+        return self
+
+    def placed(self, folder: Path) -> EncoderRuntime:
+        """Return the same with its own folder relative to ``folder``, a config file's."""
+        if self.folder is None:
+            return self
+        return self.model_copy(update={"folder": (folder / self.folder).resolve()})
 
 
 class PriceConfig(StrictModel):
@@ -52,203 +87,17 @@ class PriceConfig(StrictModel):
     image: Decimal = Field(default=Decimal(0), ge=0)
 
 
-def _variable_name(value: str) -> str:
-    """Refuse what is no name of a variable, without showing it: it may be the key itself."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-        raise ValueError(
-            "it is no name of an environment variable; put the key into a variable and give the "
-            "variable's name"
-        )
-    return value
-
-
-VariableName = Annotated[str, AfterValidator(_variable_name)]
-"""Name of an environment variable that holds a secret."""
-
-
-class _TargetBase(StrictModel):
-    """What every target has: limits, and parameters that are sent with each call.
-
-    Parameters
-    ----------
-    model : str or None
-        The ``model`` field of the request; None: the candidate's id. For an adapter on vLLM it is
-        the adapter's name.
-    api_key_env : str or None
-        Name of the environment variable that holds the key; None: no key is sent.
-    timeout_s : float
-        Seconds for one call, from connecting to the last byte.
-    max_concurrency : int
-        Calls in flight at a time.
-    requests_per_minute, tokens_per_minute : int or None
-        The provider's limits; None: no limit is known.
-    parameters : mapping
-        Fields of the request body beside ``model`` and ``messages``, such as ``temperature``.
-    """
-
-    model: str | None = Field(default=None, min_length=1)
-    api_key_env: VariableName | None = None
-    timeout_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
-    max_concurrency: int = Field(default=16, ge=1, le=4096)
-    requests_per_minute: int | None = Field(default=None, ge=1)
-    tokens_per_minute: int | None = Field(default=None, ge=1)
-    parameters: dict[str, Json] = Field(default_factory=dict)
-
-    @field_validator("parameters")
-    @classmethod
-    def _no_owned_fields(cls, value: dict[str, Json]) -> dict[str, Json]:
-        for name in ("model", "messages", "stream"):
-            if name in value:
-                raise ValueError(f"'{name}' is not a parameter; it is set for each call")
-        return value
-
-
-def _plain_url(value: str) -> str:
-    """Refuse what is no ``http(s)://host[:port][/path]``, without showing it: it may hold a key."""
-    try:
-        parts = urlsplit(value)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port beyond 65535, half a bracket
-        usable = False
-    if not usable or not _URL.match(value):
-        raise ValueError(
-            "it must be http(s)://host[:port][/path], without a user, password or query; a key "
-            "goes into the variable that 'api_key_env' names"
-        )
-    return value
-
-
-_URL = re.compile(r"^https?://[^\s/@?#\\]+(/[^\s@?#]*)?\Z", re.IGNORECASE)
-
-Url = Annotated[str, AfterValidator(_plain_url)]
-"""``http(s)://host[:port][/path]``, without a user, password or query in it."""
-
-
-class OpenAITargetConfig(_TargetBase):
-    """OpenAI itself."""
-
-    kind: Literal["openai"] = "openai"
-    base_url: Url = "https://api.openai.com/v1"
-    api_key_env: VariableName | None = "OPENAI_API_KEY"
-
-
-class AzureTargetConfig(_TargetBase):
-    """Azure OpenAI; ``model`` is the deployment's name."""
-
-    kind: Literal["azure"]
-    endpoint: Url
-    api_version: str = "2024-10-21"
-    api_key_env: VariableName | None = "AZURE_OPENAI_API_KEY"
-
-
-class NimTargetConfig(_TargetBase):
-    """NVIDIA NIM, hosted (the default) or one's own."""
-
-    kind: Literal["nim"]
-    base_url: Url = "https://integrate.api.nvidia.com/v1"
-    api_key_env: VariableName | None = "NVIDIA_API_KEY"
-
-
-class VllmTargetConfig(_TargetBase):
-    """A vLLM server; ``model`` names the base model or one of its LoRA adapters."""
-
-    kind: Literal["vllm"]
-    base_url: Url
-
-
-class CompatibleTargetConfig(_TargetBase):
-    """Any other server that speaks OpenAI's API."""
-
-    kind: Literal["compatible"]
-    base_url: Url
-
-
-class LoraxTargetConfig(_TargetBase):
-    """A LoRAX server, which loads the adapter that ``model`` names when it is first asked for."""
-
-    kind: Literal["lorax"]
-    base_url: Url
-
-
-class LoraVllmTargetConfig(_TargetBase):
-    """A LoRA adapter on one or more vLLM replicas; ``model`` is the adapter's name.
-
-    Parameters
-    ----------
-    base_urls : tuple of str
-        One per replica. A call goes to the one with the fewest calls in flight.
-    adapter_path : str or None
-        Where the replicas find the adapter; a replica that does not have it is told to load it
-        from there. None: an adapter that is missing is an error.
-    adapters_root : str or None
-        The folder on the replicas' machines below which ``adapter_path`` must lie.
-    rest_s : float
-        How long a replica that failed is left alone.
-    """
-
-    kind: Literal["lora-vllm"]
-    base_urls: tuple[Url, ...] = Field(min_length=1)
-    adapter_path: str | None = Field(default=None, min_length=1)
-    adapters_root: str | None = Field(default=None, min_length=1)
-    rest_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _below_root(self) -> LoraVllmTargetConfig:
-        if len({url.rstrip("/") for url in self.base_urls}) < len(self.base_urls):
-            raise ValueError("'base_urls' names a replica twice; remove one")
-        if self.adapter_path is None:
-            return self
-        if self.adapters_root is None:
-            raise ValueError("'adapter_path' needs 'adapters_root', the folder that it must be in")
-        root, path = PurePosixPath(self.adapters_root), PurePosixPath(self.adapter_path)
-        inside = path.is_relative_to(root) and path != root
-        if not (root.is_absolute() and inside) or ".." in (*root.parts, *path.parts):
-            raise ValueError(
-                f"'adapter_path' must be an absolute path below 'adapters_root' "
-                f"({self.adapters_root}), without '..'"
-            )
-        return self
-
-
-class PeftTargetConfig(_TargetBase):
-    """A LoRA expert in this process; ``model`` is the adapter's name, or the base model's.
-
-    Parameters
-    ----------
-    experts : Path
-        An experts config (as for ``model-router experts serve``). Candidates that name the same
-        file share one base model in memory.
-    """
-
-    kind: Literal["peft"]
-    experts: Path
-    api_key_env: None = None
-
-
-HttpTargetConfig: TypeAlias = (
-    OpenAITargetConfig
-    | AzureTargetConfig
-    | NimTargetConfig
-    | VllmTargetConfig
-    | CompatibleTargetConfig
-    | LoraxTargetConfig
-)
-"""One server that speaks OpenAI's API."""
-
-TargetConfig = Annotated[
-    HttpTargetConfig | LoraVllmTargetConfig | PeftTargetConfig,
-    Field(discriminator="kind"),
-]
-
-
 class CandidateConfig(StrictModel):
     """A model that may be chosen: what it accepts, what it costs and where it is called.
 
+    ``id`` is what every decision calls it. ``tier`` names the artifact's column that predicts for
+    it, where that has another name: of the base artifact ``weak`` or ``strong``.
     ``price`` is USD; ``cost`` is a relative factor without a unit, as in ``model_costs``.
     One config uses one of the two. ``target`` is needed only where the model is called.
     """
 
     id: str = Field(min_length=1)
+    tier: str | None = Field(default=None, min_length=1)
     modalities: frozenset[Modality] = frozenset({Modality.TEXT})
     context_window: int | None = Field(default=None, ge=1)
     tools: bool = True
@@ -256,6 +105,11 @@ class CandidateConfig(StrictModel):
     price: PriceConfig | None = None
     cost: Cost | None = None
     target: TargetConfig | None = None
+
+    @property
+    def column(self) -> str:
+        """What the artifact calls it."""
+        return self.id if self.tier is None else self.tier
 
     @field_validator("modalities")
     @classmethod
@@ -374,9 +228,12 @@ class RuntimeConfig(StrictModel):
     Parameters
     ----------
     artifact : Path
-        The artifact's folder, relative to the config file.
+        The artifact's folder, relative to the config file. Default: the base artifact, with the
+        tiers ``weak`` and ``strong``.
     candidates : tuple of CandidateConfig
-        The models that may be chosen, all known to the artifact. Empty: every model of the
+        The models that may be chosen, each known to the artifact by its ``tier`` or, without one,
+        its ``id``; no two by the same. A candidate with a ``tier`` has a price or a relative cost
+        of its own: what the artifact learned are other models' costs. Empty: every model of the
         artifact, with the modalities it was scored on in training and the costs learned there.
     policies : mapping of name to PolicyConfig
         Named policies, beside the presets.
@@ -395,7 +252,7 @@ class RuntimeConfig(StrictModel):
         How ``model-router serve`` listens, limits, remembers and fails.
     """
 
-    artifact: Path
+    artifact: Path = Field(default_factory=base_artifact)
     candidates: tuple[CandidateConfig, ...] = ()
     policies: dict[str, PolicyConfig] = Field(default_factory=dict)
     policy: str | None = None
@@ -408,7 +265,8 @@ class RuntimeConfig(StrictModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> RuntimeConfig:
-        check_candidates((*self.candidates, *self.direct))
+        check_candidates((*self.candidates, *self.direct), tiers=True)
+        _check_tiers(self)
         if self.model_thresholds is not None and (self.policy or self.policies):
             raise ValueError(
                 "'model_thresholds' and 'policy'/'policies' say the same thing twice; keep one"
@@ -420,8 +278,8 @@ class RuntimeConfig(StrictModel):
         return self
 
 
-def check_candidates(candidates: tuple[CandidateConfig, ...]) -> None:
-    """Refuse repeated ids and a mix of prices and relative costs.
+def check_candidates(candidates: tuple[CandidateConfig, ...], *, tiers: bool = False) -> None:
+    """Refuse repeated ids, a mix of prices and relative costs and, where none counts, a ``tier``.
 
     Raises
     ------
@@ -430,6 +288,11 @@ def check_candidates(candidates: tuple[CandidateConfig, ...]) -> None:
     """
     seen: set[str] = set()
     for candidate in candidates:
+        if candidate.tier is not None and not tiers:
+            raise ValueError(
+                f"candidate '{candidate.id}' has a 'tier', which counts only where an artifact "
+                "serves; remove it"
+            )
         if candidate.id in seen:
             raise ValueError(f"candidate '{candidate.id}' is listed twice; remove one")
         seen.add(candidate.id)
@@ -444,6 +307,32 @@ def check_candidates(candidates: tuple[CandidateConfig, ...]) -> None:
         )
 
 
+def _check_tiers(config: RuntimeConfig) -> None:
+    """Refuse tiers that would mean nothing, and two candidates for one column.
+
+    Two of one tier would be predicted alike, and the cheaper always be chosen.
+    """
+    if named := next((c.id for c in config.direct if c.tier is not None), None):
+        raise ValueError(
+            f"direct model '{named}' has a 'tier', but is never routed to; remove the tier"
+        )
+    taken: dict[str, str] = {}
+    for candidate in config.candidates:
+        column = candidate.column
+        if other := taken.get(column):
+            raise ValueError(
+                f"candidates '{other}' and '{candidate.id}' are both '{column}' to the artifact, "
+                "which would predict the same for both; keep one"
+            )
+        taken[column] = candidate.id
+        costs = (candidate.price, candidate.cost, (config.model_costs or {}).get(candidate.id))
+        if candidate.tier is not None and all(cost is None for cost in costs):
+            raise ValueError(
+                f"candidate '{candidate.id}' has a 'tier' and no cost of its own; give it a "
+                "'price', or a relative 'cost'"
+            )
+
+
 def validate_policy(content: Json, *, source: str) -> PolicyConfig:
     """Validate a mapping as one of the policy configs; same errors as ``validate``."""
     try:
@@ -453,7 +342,7 @@ def validate_policy(content: Json, *, source: str) -> PolicyConfig:
 
 
 def load_config(path: str | Path) -> RuntimeConfig:
-    """Read and validate a runtime config; ``artifact`` becomes relative to the file's folder.
+    """Read and validate a runtime config; its paths become relative to the file's folder.
 
     Raises
     ------
@@ -462,4 +351,20 @@ def load_config(path: str | Path) -> RuntimeConfig:
     """
     file = Path(path)
     config = validate(RuntimeConfig, read_yaml(file), source=str(file))
-    return config.model_copy(update={"artifact": (file.parent / config.artifact).resolve()})
+    folder = file.parent
+    return config.model_copy(
+        update={
+            "artifact": (folder / config.artifact).resolve(),
+            "encoder": config.encoder.placed(folder),
+            "candidates": tuple(_placed(candidate, folder) for candidate in config.candidates),
+            "direct": tuple(_placed(candidate, folder) for candidate in config.direct),
+        }
+    )
+
+
+def _placed(candidate: CandidateConfig, folder: Path) -> CandidateConfig:
+    target = candidate.target
+    if not isinstance(target, PeftTargetConfig):
+        return candidate
+    placed = target.model_copy(update={"experts": (folder / target.experts).resolve()})
+    return candidate.model_copy(update={"target": placed})

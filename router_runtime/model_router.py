@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from router_runtime.artifacts import Artifact, load_artifact
-from router_runtime.candidates import capabilities_of, check_known, price_table_of
+from router_runtime.base_artifact import default_artifact
+from router_runtime.candidates import capabilities_of, check_known, names_of, price_table_of
 from router_runtime.config import PolicyConfig, RuntimeConfig, load_config
 from router_runtime.decision_info import all_info
 from router_runtime.eligibility import Eligibility, find_eligible
@@ -51,8 +52,10 @@ class ModelRouter(CallsCandidates):
 
     Parameters
     ----------
-    router_path : path
+    router_path : path, optional
         The artifact's folder, or a path in it, such as ``router_artifacts/nn_router.pth``.
+        Default: ``router_artifacts`` in the current folder where that is an artifact, as in LLM
+        Router v2, else the base artifact, which knows two tiers, ``weak`` and ``strong``.
     model_thresholds : mapping of model to float in [0, 1], optional
         Least probability per model. Models that reach theirs qualify, the cheapest qualified
         wins, a model without a threshold always qualifies; none qualified: highest probability.
@@ -86,7 +89,7 @@ class ModelRouter(CallsCandidates):
 
     def __init__(
         self,
-        router_path: str | Path = "router_artifacts/nn_router.pth",
+        router_path: str | Path | None = None,
         *,
         model_thresholds: Mapping[str, float] | None = None,
         model_costs: Mapping[str, float] | None = None,
@@ -95,8 +98,9 @@ class ModelRouter(CallsCandidates):
         clip_server: str | None = None,
         verbose: bool = False,
     ) -> None:
+        folder = default_artifact() if router_path is None else Path(router_path)
         content: dict[str, Json] = {
-            "artifact": Path(router_path),
+            "artifact": folder,
             "encoder": {"device": device or "auto", "url": clip_server},
             "model_costs": model_costs,
         }
@@ -106,7 +110,7 @@ class ModelRouter(CallsCandidates):
         elif threshold_config is not None:
             content["policy"] = known_preset(threshold_config)
         config = validate(RuntimeConfig, content, source="ModelRouter")
-        artifact = load_artifact(router_path)
+        artifact = load_artifact(folder)
         self._join(config, artifact)
         level = logging.INFO if verbose else logging.DEBUG
         logger.log(level, "loaded artifact %s: models %s", artifact.artifact_id, self.model_ids)
@@ -121,6 +125,8 @@ class ModelRouter(CallsCandidates):
 
     def _join(self, config: RuntimeConfig, artifact: Artifact) -> None:
         self.config = config
+        learned = artifact
+        artifact = learned.renamed(names_of(config.candidates, columns=learned.model_ids))
         self.artifact = artifact
         self.model_ids = artifact.model_ids
         self._names = np.array(artifact.model_ids, dtype=object)
@@ -140,7 +146,7 @@ class ModelRouter(CallsCandidates):
         self._policies = make_policy_set(config, artifact, cost_unit=self.cost_unit)
         self.default_policy = self._policies.default
         self._check_costs()
-        self.predictor: Predictor = artifact.predictor(config.encoder)
+        self.predictor: Predictor = learned.predictor(config.encoder)
 
     # ------------------------------------------------------------------ deciding
 

@@ -22,6 +22,7 @@ from router_training.evaluation_report import (
     Strategy,
 )
 from router_training.labelled_by import JudgedBy, LabelledBy
+from router_training.made_from import MadeFrom
 from router_training.trust_report import Share
 from router_training.wording import (
     bounds,
@@ -60,11 +61,13 @@ def render_card(
     """
     sections = {
         "Data": _data(artifact, report),
+        "Tables": _tables(artifact),
         "Labels": _labels(artifact),
         "Held-out figures": f"{escaped(verdict(report))}\n\n{_strategies(report)}",
         "What to expect": _expectations(report),
         "Read off the test curves": _curves(report),
         "Slices": _slices(report),
+        "Kinds of task that it never saw": _left_out(artifact),
         "Probabilities per model": _models(report),
         "Where it fails": "".join(f"- {escaped(line)}\n" for line in failures(report)),
         "Unlike the training data": _novelty(artifact),
@@ -158,6 +161,66 @@ def _data(artifact: Artifact, report: EvaluationReport) -> str:
         f"which nothing was chosen on, with {report.n_scores} scores; intervals are 95 % "
         "percentile intervals of a paired bootstrap over groups.\n"
     )
+
+
+def _tables(artifact: Artifact) -> str:
+    """Say which public tables the records were made from, and what stands for each column there."""
+    content = artifact.training.get("tables")
+    if content is None:
+        return ""
+    tables = MadeFrom.from_json(content).tables
+    tiers = list(tables[0].models) if tables else []
+    rows = (
+        (
+            escaped(f"{table.name}: {table.origin}"),
+            str(table.rows),
+            *(escaped(table.models.get(tier, "-")) for tier in tiers),
+            "recorded" if table.recorded_costs else "nominal",
+            escaped(table.licence),
+        )
+        for table in tables
+    )
+    return (
+        "The columns are tiers and no models: each table has one model that stands for a tier. "
+        "What is learned is which requests a weak model answers as well, so that it can be used "
+        "for other models (`tier` of a candidate in a runtime config); how often one's own weak "
+        "model is right remains unknown until it is measured. Requests unlike these tables, as "
+        "most of a chat is, go to the policy's fallback: nothing is lost there, and nothing saved. "
+        "The artifact holds weights and figures: no prompt, picture or answer.\n\n"
+        + _table(("table", "records", *map(escaped, tiers), "costs", "licence"), rows)
+    )
+
+
+def _left_out(artifact: Artifact) -> str:
+    """Tell what happened on each data set when it was left out of training."""
+    entries = artifact.metrics.get("left_out")
+    if not entries:
+        return ""
+    rows = (
+        (
+            escaped(entry["dataset"]),
+            str(entry["n"]),
+            percent(_or_nan(entry["novel_share"])),
+            share(_or_nan(entry["accuracy"])),
+            interval(Interval(**{k: _or_nan(v) for k, v in entry["gap"].items()}), signed),
+            percent(_or_nan(entry["cost"]) / (_or_nan(entry["default_cost"]) or math.nan)),
+            number(_or_nan(entry["auc"])),
+            number(_or_nan(entry["brier"])),
+            number(_or_nan(entry["prior_brier"])),
+        )
+        for entry in entries
+    )
+    header = ("left out", "rows", "novel", "accuracy", "minus best single", "of its cost", "AUC")
+    return (
+        "Each data set in turn by a router of the same settings that was trained on the others. "
+        "The best single model is the best on those. An AUC near .5, or a Brier score that is no "
+        "better than that of the others' mean scores, says that nothing carries over.\n\n"
+        + _table((*header, "Brier", "Brier of means"), rows)
+    )
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _labels(artifact: Artifact) -> str:
@@ -362,6 +425,12 @@ def _limits(artifact: Artifact) -> str:
     blind = [m for m, seen in artifact.scored_modalities.items() if "image" not in seen]
     if blind:
         points.append(f"Never scored on a picture: {', '.join(map(escaped, blind))}.")
+    if artifact.novelty is not None:
+        points.append(
+            "Novelty keeps reduced feature vectors of some training records, and the manifest a "
+            "mark of four bytes for each record: no text, but who holds a record word for word "
+            "can tell whether it was trained on."
+        )
     if artifact.parts.kind == "features" and artifact.head.kind in ("knn", "stack"):
         points.append(
             "A nearest-neighbour head keeps reduced feature vectors of training records; they are "

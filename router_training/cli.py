@@ -18,6 +18,7 @@ from router_runtime.console import out, progress_bar
 from router_runtime.errors import ConfigError, MissingDependencyError
 from router_runtime.yaml_config import validate
 from router_training import pipeline
+from router_training.cli_adapter import fit_adapter
 from router_training.cli_evaluate import (
     add_model_to_artifact,
     compare_routers,
@@ -54,6 +55,7 @@ from router_training.cli_routing import (
     generate_command,
 )
 from router_training.cli_sequence import fit_sequence, make_prompted_command, route_sequence
+from router_training.cli_tiers import make_tiers
 from router_training.config import TuneConfig
 from router_training.embed_ray import encode_on_ray
 from router_training.importers import import_file
@@ -243,6 +245,8 @@ app.command("label")(label_command)
 app.command("audit")(audit_command)
 app.command("trust")(trust_command)
 app.command("fit-sequence")(fit_sequence)
+app.command("fit-adapter")(fit_adapter)
+app.command("make-tiers")(make_tiers)
 app.command("route-sequence")(route_sequence)
 app.command("make-prompted")(make_prompted_command)
 app.command("generate-routing-data", context_settings=ANY_OPTIONS)(generate_command)

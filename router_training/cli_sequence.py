@@ -99,8 +99,8 @@ def fit_sequence(
     Example: router-train fit-sequence --train_data train.jsonl --val_data val.jsonl
     """
     with explained_imports("clip"):
+        from router_training.fine_tuning.wandb_log import wandb_run
         from router_training.sequence.categories import fit_categories, read_rows
-        from router_training.sequence.wandb_log import wandb_run
     given = None if config is None else load_category_config(config)
     settings = {
         "base": model,

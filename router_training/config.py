@@ -7,7 +7,7 @@ The artifact's manifest keeps what its figures depend on: features, head, calibr
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,8 +16,10 @@ from router_runtime.prediction.features import FeatureSpec
 from router_runtime.types import Json
 from router_runtime.yaml_config import StrictModel, read_yaml, validate, with_overrides
 from router_training import recipe
-from router_training.fitting import HeadConfig
+from router_training.fitting import HeadConfig, MlpConfig, StackConfig
 from router_training.predictor_configs import PredictorConfig
+
+_Head = TypeVar("_Head")
 
 
 class DataConfig(StrictModel):
@@ -240,5 +242,19 @@ def load_training_config(
     data = config.data.model_copy(
         update={"path": absolute(config.data.path), "image_root": absolute(config.data.image_root)}
     )
-    moved = {"data": data, "output": absolute(config.output), "work_dir": absolute(config.work_dir)}
+
+    def moved_head(head: _Head) -> _Head:
+        if isinstance(head, MlpConfig):
+            return head.model_copy(update={"tensorboard": absolute(head.tensorboard)})
+        if isinstance(head, StackConfig):
+            return head.model_copy(update={"heads": tuple(map(moved_head, head.heads))})
+        return head
+
+    moved = {
+        "data": data,
+        "head": moved_head(config.head),
+        "output": absolute(config.output),
+        "work_dir": absolute(config.work_dir),
+        "encoder": config.encoder.placed(base),
+    }
     return config.model_copy(update=moved)

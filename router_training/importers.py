@@ -61,10 +61,10 @@ def detect_format(path: str | Path) -> Source:
     """
     path = Path(path)
     if path.is_dir():
-        if (path / _ROUTING_FILES[0]).is_file() and _adapters_of(path):
+        if (path / _ROUTING_FILES[0]).is_file() and adapters_of(path):
             return "routing"
         return "records" if parquet_files(path) else "routellm"
-    if path.name in _ROUTING_FILES and _adapters_of(path.parent):
+    if path.name in _ROUTING_FILES and adapters_of(path.parent):
         return "routing"
     if kind_of(path) in (".json", ".jsonl"):
         return "records"
@@ -255,7 +255,7 @@ def _routing_rows(path: Path) -> Iterator[Row]:
     and a row's data set is its adapter.
     """
     folder = path if path.is_dir() else path.parent
-    adapters = _adapters_of(folder)
+    adapters = adapters_of(folder)
     if not adapters:
         raise DataError("It does not list the adapters.", file=str(folder / "metadata.json"))
     files = [path]
@@ -268,7 +268,7 @@ def _routing_rows(path: Path) -> Iterator[Row]:
     return (Row(number, row.value) for number, row in enumerate(rows, start=1))
 
 
-def _adapters_of(folder: Path) -> tuple[str, ...]:
+def adapters_of(folder: Path) -> tuple[str, ...]:
     """Return the adapters in the order of their labels; none where the folder lists none."""
     try:
         return tuple(map(str, json.loads((folder / "metadata.json").read_bytes())["adapters"]))

@@ -32,9 +32,10 @@ from router_training.metrics import (
     probability_metrics,
     single_model,
 )
-from router_training.pipeline import Walk, Watch
+from router_training.pipeline import Walk
 from router_training.reading import read_records
 from router_training.splits import Split, split_evaluations
+from router_training.stages import Watch
 
 
 @dataclass(frozen=True)

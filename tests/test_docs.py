@@ -20,16 +20,15 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_readmes_program_runs(trained, workload, tmp_path):
+def test_the_readmes_program_runs(workload, tmp_path):
     program = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
-    program = program.replace("router_artifacts/quickstart", str(trained[0].output))
     program = program.replace("picture.png", str(workload / "example.png"))
     done = subprocess.run(  # noqa: S603 - our own README
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 5
-    assert done.stdout.splitlines()[0] in trained[1].artifact.model_ids
+    assert done.stdout.splitlines()[0] in ("weak", "strong")
 
 
 @pytest.mark.parametrize("program", ["router-train", "model-router"])

@@ -8,8 +8,9 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from router_runtime.config import ImageLimitsConfig, VariableName
+from router_runtime.config import ImageLimitsConfig
 from router_runtime.errors import ConfigError
+from router_runtime.target_config import VariableName
 from router_runtime.types import Json
 from router_runtime.yaml_config import StrictModel, read_yaml, validate, with_overrides
 

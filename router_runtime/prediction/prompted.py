@@ -24,13 +24,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from router_runtime.config import (
-    AzureTargetConfig,
-    EncoderRuntime,
-    LoraVllmTargetConfig,
-    PeftTargetConfig,
-    TargetConfig,
-)
+from router_runtime.config import EncoderRuntime
 from router_runtime.errors import (
     ArtifactIntegrityError,
     ConfigError,
@@ -51,6 +45,12 @@ from router_runtime.prediction.prompting import (
     rotation,
     sample_parameters,
     votes_to_probabilities,
+)
+from router_runtime.target_config import (
+    AzureTargetConfig,
+    LoraVllmTargetConfig,
+    PeftTargetConfig,
+    TargetConfig,
 )
 from router_runtime.targets.base import Target
 from router_runtime.targets.registry import build_target

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path as FilePath
 from typing import Protocol
 
-from router_runtime.config import (
-    CandidateConfig,
+from router_runtime.config import CandidateConfig
+from router_runtime.target_config import (
     HttpTargetConfig,
     LoraVllmTargetConfig,
     PeftTargetConfig,

@@ -9,8 +9,8 @@ from typing import Final
 
 import orjson
 
-from router_runtime.config import TargetConfig
 from router_runtime.errors import TargetConnectionError
+from router_runtime.target_config import TargetConfig
 from router_runtime.targets.quota import MinuteQuota
 from router_runtime.types import Json
 

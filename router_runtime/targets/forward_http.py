@@ -23,9 +23,9 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 from yarl import URL
 
-from router_runtime.config import AzureTargetConfig, HttpTargetConfig
 from router_runtime.errors import TargetError
 from router_runtime.pricing import estimate_tokens
+from router_runtime.target_config import AzureTargetConfig, HttpTargetConfig
 from router_runtime.targets.base import ChatCall
 from router_runtime.targets.failures import Asked, Complaint, complaint_of, texts_of
 from router_runtime.targets.forward_base import ForwarderBase

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from router_runtime.config import LoraVllmTargetConfig
 from router_runtime.errors import TargetProtocolError
 from router_runtime.pricing import estimate_tokens
+from router_runtime.target_config import LoraVllmTargetConfig
 from router_runtime.targets.answers import read_body, read_models
 from router_runtime.targets.failures import Complaint, complaint_of
 from router_runtime.targets.forward_base import ForwarderBase

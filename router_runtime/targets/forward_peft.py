@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path as FilePath
 from typing import Final
 
-from router_runtime.config import PeftTargetConfig
 from router_runtime.errors import (
     RequestError,
     TargetError,
@@ -24,6 +23,7 @@ from router_runtime.experts.batches import End, Piece
 from router_runtime.experts.chat import Answers, ChatRequest, Lines, error_body
 from router_runtime.experts.service import Experts, Running
 from router_runtime.pricing import estimate_tokens
+from router_runtime.target_config import PeftTargetConfig
 from router_runtime.targets.failures import Asked, complaint_of
 from router_runtime.targets.forward_base import ForwarderBase
 from router_runtime.targets.peft import PROCESS, SharedExperts, check_served, failure_of

@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from router_runtime.config import LoraVllmTargetConfig
 from router_runtime.errors import (
     TargetConnectionError,
     TargetError,
     TargetProtocolError,
     TargetTimeoutError,
 )
+from router_runtime.target_config import LoraVllmTargetConfig
 from router_runtime.targets.answers import read_body
 from router_runtime.targets.base import ChatCall, Completion
 from router_runtime.targets.failures import Asked, Complaint, complaint_of

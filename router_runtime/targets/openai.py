@@ -21,13 +21,13 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
-from router_runtime.config import AzureTargetConfig, HttpTargetConfig
 from router_runtime.errors import (
     ConfigError,
     TargetConnectionError,
     TargetError,
     TargetTimeoutError,
 )
+from router_runtime.target_config import AzureTargetConfig, HttpTargetConfig
 from router_runtime.targets.answers import read_body, read_completion, read_models, well_formed
 from router_runtime.targets.base import ChatCall, Completion
 from router_runtime.targets.failures import Asked, complaint_of, texts_of

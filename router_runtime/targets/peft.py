@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from router_runtime.config import PeftTargetConfig
 from router_runtime.errors import (
     ConfigError,
     RequestError,
@@ -25,6 +24,7 @@ from router_runtime.experts.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from router_runtime.experts.chat import Answers
 from router_runtime.experts.config import ExpertsConfig, load_experts_config
 from router_runtime.experts.service import Experts
+from router_runtime.target_config import PeftTargetConfig
 from router_runtime.targets.answers import read_completion
 from router_runtime.targets.base import ChatCall, Completion
 from router_runtime.targets.failures import Asked, Complaint, texts_of, verdict_of

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from router_runtime.config import LoraVllmTargetConfig, PeftTargetConfig, TargetConfig
 from router_runtime.errors import ConfigError, MissingDependencyError
+from router_runtime.target_config import LoraVllmTargetConfig, PeftTargetConfig, TargetConfig
 from router_runtime.targets.base import Target
 
 

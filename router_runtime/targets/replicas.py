@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from router_runtime.config import CompatibleTargetConfig, LoraVllmTargetConfig
 from router_runtime.errors import (
     ConfigError,
     TargetConnectionError,
@@ -28,6 +27,7 @@ from router_runtime.errors import (
     TargetTimeoutError,
 )
 from router_runtime.experts.config import NAME_RULE, is_adapter_name
+from router_runtime.target_config import CompatibleTargetConfig, LoraVllmTargetConfig
 from router_runtime.targets.failures import Asked, Complaint
 from router_runtime.types import Json
 

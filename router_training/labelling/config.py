@@ -12,14 +12,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from router_runtime.config import (
+from router_runtime.config import CandidateConfig, PriceConfig, check_candidates
+from router_runtime.target_config import (
     AzureTargetConfig,
-    CandidateConfig,
     LoraVllmTargetConfig,
     PeftTargetConfig,
-    PriceConfig,
     TargetConfig,
-    check_candidates,
 )
 from router_runtime.types import Json
 from router_runtime.yaml_config import StrictModel, read_yaml, validate, with_overrides

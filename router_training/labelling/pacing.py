@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from aiolimiter import AsyncLimiter
 
-from router_runtime.config import TargetConfig
+from router_runtime.target_config import TargetConfig
 
 _MINUTE_S: Final = 60.0
 _REQUEST_BURST: Final = 0.01  # of a minute's, and one at least

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from router_runtime.config import TargetConfig
+from router_runtime.target_config import TargetConfig
 from router_runtime.types import Json
 from router_training.labelled_by import AskedModel, JudgedBy, LabelledBy, LabelledCells
 from router_training.labelling.config import JudgeConfig, LabelConfig

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from router_runtime.errors import DataError, QueryError
 from router_runtime.messages import query_from_messages
+from router_runtime.prediction.adapter import QUESTION, TEXT_QUESTION, system_prompt
 from router_runtime.types import Json
 from router_training.formats import read_rows, write_json
 from router_training.pictures import PLACEHOLDER, parts_of
@@ -21,8 +22,6 @@ from router_training.routing.checks import PARTS
 
 Question: TypeAlias = Literal["both", "picture", "request"]
 
-QUESTION: Final = "Which adapter should handle this screenshot?"
-_ABOUT_TEXT: Final = "Which adapter should handle this request?"
 _ROLES: Final = {"system": "system", "human": "user", "gpt": "assistant"}
 
 
@@ -50,11 +49,7 @@ def convert_to_classification(
     if not files[0].is_file():
         raise DataError("The folder holds no routing data (no train.jsonl).", file=str(folder))
     adapters = _adapters(folder, files)
-    system = (
-        "You are a routing classifier for a multi-adapter system. The adapters are: "
-        f"{', '.join(adapters)}. Answer with the name of the one adapter that should handle the "
-        "request, and nothing else."
-    )
+    system = system_prompt(adapters)
     written: dict[Path, int] = {}
     for file in files:
         if file.is_file():
@@ -111,7 +106,7 @@ def _conversation(
     text = "" if question == "picture" else _request(row)
     if not pictures and not text:
         raise DataError(f"The row has no {'picture' if question == 'picture' else 'request'}.")
-    asks = QUESTION if pictures else _ABOUT_TEXT
+    asks = QUESTION if pictures else TEXT_QUESTION
     human = f"{PLACEHOLDER}\n" * len(pictures) + asks + (f"\n\n{text}" if text else "")
     record: dict[str, Json] = {"id": row.get("id")}
     if len(pictures) == 1:

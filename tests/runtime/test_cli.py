@@ -151,7 +151,6 @@ def test_a_litellm_config_is_converted(artifact, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["route", "Hello"], "--artifact"),
         (["route", "--artifact", "nowhere", "Hello"], "'nowhere' does not exist"),
         (["route", "--artifact", "ARTIFACT"], "Give a prompt"),
         (

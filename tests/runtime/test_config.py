@@ -81,7 +81,7 @@ def test_thresholds_and_costs_are_accepted(tmp_path):
         ),
         ("artifact: x\npolicies: {p: {kind: utility}}\n", "lambda_per_usd"),
         ("artifact: x\npolicies: {p: {kind: cleverest}}\n", "policies.p"),
-        ("candidates: []\n", "artifact: Field required"),
+        ("candidates: [{}]\n", "candidates.0.id: Field required"),
         ("- a\n", "expected a mapping"),
         ("", "expected a mapping"),
         ("a: [", "not valid YAML"),
@@ -132,6 +132,28 @@ def test_every_shipped_runtime_config_is_valid():
     root = Path(__file__).resolve().parents[2] / "configs"
     config = load_config(root / "router.yml")
     assert config.policy in config.policies
+
+
+def test_the_shipped_experts_are_candidates_of_one_file_beside_the_config():
+    root = Path(__file__).resolve().parents[2] / "configs"
+    config = load_config(root / "experts-service.yml")
+    targets = [candidate.target for candidate in config.candidates]
+    assert [target.kind for target in targets] == ["peft"] * 3 + ["compatible"]
+    assert {target.experts for target in targets[:3]} == {root / "experts-serve.yml"}
+    assert config.policy in config.policies
+
+
+def test_an_experts_config_is_relative_to_the_file_that_names_it(tmp_path):
+    target = "{kind: peft, experts: ../e.yml, max_concurrency: 2}"
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "router.yml").write_text(
+        f"artifact: x\ncandidates: [{{id: a, target: {target}}}, {{id: b}}]\n"
+        f"direct: [{{id: d, target: {target}}}]\n"
+    )
+    config = load_config(tmp_path / "c" / "router.yml")
+    for candidate in (config.candidates[0], config.direct[0]):
+        assert candidate.target.experts == tmp_path / "e.yml"
+        assert "max_concurrency" in candidate.target.model_fields_set  # so that it binds
 
 
 def test_a_config_is_frozen():

@@ -13,6 +13,7 @@ from router_training import recipe
 from router_training.config import load_training_config
 from router_training.fitting import LogisticConfig
 from router_training.labelling.config import load_label_config
+from router_training.tiers import load_tiers_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -94,9 +95,12 @@ def test_every_shipped_config_is_valid(name):
         "router.yml": load_config,
         "service.yml": load_config,
         "experts-serve.yml": load_experts_config,
+        "experts-service.yml": load_config,
         "label.yml": load_label_config,
         "label-demo.yml": load_label_config,
         "simulator.yml": load_simulator_config,
+        "tiers-service.yml": load_config,
+        "tiers-tables.yml": load_tiers_config,
     }
     assert loaders.get(name, load_training_config)(CONFIGS / name)
 

@@ -6,10 +6,10 @@ import json
 import openai
 import pytest
 
-from router_runtime.config import CompatibleTargetConfig
 from router_runtime.service.relay import ending_of
 from router_runtime.simulator.config import SimulatorConfig
 from router_runtime.simulator.serve import SimulatorServer
+from router_runtime.target_config import CompatibleTargetConfig
 from router_runtime.targets.dispatch import Rules, adispatch
 from router_runtime.targets.forward_http import HttpForwarder
 

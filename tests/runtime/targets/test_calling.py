@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from router_runtime.config import CompatibleTargetConfig
 from router_runtime.errors import (
     AllTargetsFailedError,
     RouterError,
@@ -15,6 +14,7 @@ from router_runtime.errors import (
 from router_runtime.pricing import Usage
 from router_runtime.simulator.config import SimulatorConfig
 from router_runtime.simulator.serve import SimulatorServer
+from router_runtime.target_config import CompatibleTargetConfig
 from router_runtime.targets.calling import acomplete, astream, complete
 from router_runtime.targets.forward_http import HttpForwarder
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router_runtime.config import CompatibleTargetConfig
 from router_runtime.errors import (
     AllTargetsFailedError,
     NoEligibleModelError,
@@ -18,6 +17,7 @@ from router_runtime.service_config import BreakerConfig
 from router_runtime.simulator.config import SimulatorConfig
 from router_runtime.simulator.faults import FAULT_KINDS
 from router_runtime.simulator.serve import SimulatorServer
+from router_runtime.target_config import CompatibleTargetConfig
 from router_runtime.targets.breaker import Breaker, State
 from router_runtime.targets.dispatch import Outcome, Rules, adispatch, plan
 from router_runtime.targets.forward_http import HttpForwarder

@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router_runtime.config import (
-    AzureTargetConfig,
-    CandidateConfig,
-    CompatibleTargetConfig,
-    OpenAITargetConfig,
-)
+from router_runtime.config import CandidateConfig
 from router_runtime.errors import (
     ConfigError,
     TargetConnectionError,
     TargetError,
     TargetProtocolError,
     TargetTimeoutError,
+)
+from router_runtime.target_config import (
+    AzureTargetConfig,
+    CompatibleTargetConfig,
+    OpenAITargetConfig,
 )
 from router_runtime.targets.forward import build_forwarders
 from router_runtime.targets.forward_http import HttpForwarder

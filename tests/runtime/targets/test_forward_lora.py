@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from router_runtime.config import CandidateConfig, LoraVllmTargetConfig
+from router_runtime.config import CandidateConfig
 from router_runtime.errors import ConfigError
+from router_runtime.target_config import LoraVllmTargetConfig
 from router_runtime.targets.calling import acomplete, complete
 from router_runtime.targets.dispatch import adispatch
 from router_runtime.targets.forward import build_forwarders

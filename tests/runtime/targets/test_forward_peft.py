@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from router_runtime.config import CandidateConfig, PeftTargetConfig
+from router_runtime.config import CandidateConfig
 from router_runtime.errors import ConfigError, TargetTimeoutError
+from router_runtime.target_config import PeftTargetConfig
 from router_runtime.targets.calling import acomplete
 from router_runtime.targets.dispatch import Rules, adispatch
 from router_runtime.targets.forward import build_forwarders

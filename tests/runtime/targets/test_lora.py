@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from router_runtime.config import LoraVllmTargetConfig, LoraxTargetConfig
 from router_runtime.errors import (
     ConfigError,
     TargetConnectionError,
     TargetError,
     TargetStatusError,
 )
+from router_runtime.target_config import LoraVllmTargetConfig, LoraxTargetConfig
 from router_runtime.targets.base import ChatCall
 from router_runtime.yaml_config import validate
 

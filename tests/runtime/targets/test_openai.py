@@ -12,13 +12,6 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from router_runtime.config import (
-    AzureTargetConfig,
-    CompatibleTargetConfig,
-    NimTargetConfig,
-    OpenAITargetConfig,
-    VllmTargetConfig,
-)
 from router_runtime.errors import (
     ConfigError,
     TargetConnectionError,
@@ -28,6 +21,13 @@ from router_runtime.errors import (
     TargetTimeoutError,
 )
 from router_runtime.pricing import Usage
+from router_runtime.target_config import (
+    AzureTargetConfig,
+    CompatibleTargetConfig,
+    NimTargetConfig,
+    OpenAITargetConfig,
+    VllmTargetConfig,
+)
 from router_runtime.targets.base import ChatCall
 from router_runtime.targets.failures import Asked
 

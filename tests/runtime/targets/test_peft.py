@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from router_runtime.config import PeftTargetConfig
 from router_runtime.errors import ConfigError, TargetStatusError, TargetTimeoutError
+from router_runtime.target_config import PeftTargetConfig
 from router_runtime.targets.base import ChatCall
 
 pytest.importorskip("torch")

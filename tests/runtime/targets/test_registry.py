@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from router_runtime.config import (
+from router_runtime.config import CandidateConfig
+from router_runtime.errors import ConfigError, MissingDependencyError
+from router_runtime.target_config import (
     AzureTargetConfig,
-    CandidateConfig,
     CompatibleTargetConfig,
     OpenAITargetConfig,
 )
-from router_runtime.errors import ConfigError, MissingDependencyError
 from router_runtime.targets.registry import build_target
 from router_runtime.yaml_config import validate
 

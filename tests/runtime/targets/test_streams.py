@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from router_runtime.config import CompatibleTargetConfig
 from router_runtime.errors import TargetConnectionError, TargetStatusError, TargetTimeoutError
 from router_runtime.service_config import BreakerConfig
+from router_runtime.target_config import CompatibleTargetConfig
 from router_runtime.targets.breaker import Breaker, State
 from router_runtime.targets.dispatch import Rules, adispatch
 from router_runtime.targets.forward_http import HttpForwarder

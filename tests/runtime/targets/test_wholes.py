@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from router_runtime.config import CompatibleTargetConfig
+from router_runtime.target_config import CompatibleTargetConfig
 from router_runtime.targets.dispatch import adispatch
 from router_runtime.targets.forward_http import HttpForwarder
 from router_runtime.targets.wholes import Whole

@@ -5,7 +5,7 @@ from bisect import bisect_left
 
 import pytest
 
-from router_runtime.config import CompatibleTargetConfig
+from router_runtime.target_config import CompatibleTargetConfig
 from router_training.labelling.pacing import Pacer, Turnstile, pacer_of
 
 
