@@ -176,7 +176,7 @@ def test_nothing_usable_is_an_error_that_says_why(tmp_path):
 
 def test_only_samples_and_their_manifest_stay_in_the_folder(tmp_path):
     folder = keep_samples(config(tmp_path, lines(tmp_path, [{"prompt": "p"}])))
-    assert sorted(os.listdir(folder)) == ["manifest.json", "part-00000.parquet"]
+    assert sorted(os.listdir(folder)) == ["made.json", "manifest.json", "part-00000.parquet"]
     assert folder.name.startswith("samples-")
 
 
