@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import weakref
 
 import pytest
 
@@ -11,7 +12,6 @@ from router_runtime.experts.config import BaseConfig
 
 torch = pytest.importorskip("torch")
 base_model = pytest.importorskip("router_runtime.experts.base_model", exc_type=ImportError)
-shared = pytest.importorskip("router_runtime.experts.shared", exc_type=ImportError)
 pools = pytest.importorskip("router_runtime.experts.pool", exc_type=ImportError)
 
 
@@ -40,15 +40,15 @@ def test_a_folder_whose_files_were_replaced_is_loaded_again(copied, making):
 
 
 def test_weights_are_forgotten_with_their_last_user(copied):
-    before = len(shared._LOADED)
     first, second = load(copied), load(copied)
-    assert len(shared._LOADED) == before + 1
+    model = weakref.ref(first.model)
+    assert second.model is first.model
     del first
     gc.collect()
-    assert len(shared._LOADED) == before + 1
+    assert model() is not None
     del second
     gc.collect()
-    assert len(shared._LOADED) == before
+    assert model() is None
 
 
 def test_pools_of_one_base_do_not_see_each_others_adapters(copied, adapters):
