@@ -7,6 +7,7 @@ made.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from router_runtime.targets.calling import StreamPart
 
 
-class CallsCandidates:
+class CallsCandidates(ABC):
     """Calls the candidates of whatever decides."""
 
     config: RuntimeConfig
@@ -32,6 +33,7 @@ class CallsCandidates:
     model_ids: tuple[str, ...]
     limits: ImageLimits
 
+    @abstractmethod
     def decide(
         self,
         query: Query,
@@ -40,7 +42,6 @@ class CallsCandidates:
         excluded: Mapping[str, str] | None = None,
     ) -> RoutingDecision:
         """Rank the candidates for one query."""
-        raise NotImplementedError
 
     def complete(
         self,
