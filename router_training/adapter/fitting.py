@@ -90,9 +90,16 @@ def fit_conversations(
         recorder=recorder,
         epochs=EpochFolders(output / EPOCHS, keep_epochs),
     )
+    artifact = _artifact(rows, lesson, learned, seed=seed)
+    card = _card(artifact, learned)
+    created_by = f"model-router {__version__} fit-adapter"
+    return save_artifact(artifact, output, created_by=created_by, card=card), learned
+
+
+def _artifact(rows: Conversations, lesson: Lesson, learned: Learned, *, seed: int) -> Artifact:
     models = rows.train.model_ids
     seen = {"both": tuple(Modality), "picture": (Modality.IMAGE,), "request": (Modality.TEXT,)}
-    artifact = Artifact(
+    return Artifact(
         model_ids=models,
         parts=learned.parts,
         calibrator=Calibrator.identity(len(models)),
@@ -102,7 +109,7 @@ def fit_conversations(
             "data_sha256": rows.train.fingerprint,
             "validation_sha256": rows.validation.fingerprint,
             "validation_rows": "a tenth of the training file" if rows.divided else "a file",
-            "looks_at": [str(modality) for modality in seen[prompt.shows]],
+            "looks_at": [str(modality) for modality in seen[lesson.prompt.shows]],
             "seen": marks_of(_joined(rows)),
             "seed": seed,
             "cost_unit": "unknown",
@@ -110,9 +117,6 @@ def fit_conversations(
         },
         metrics={"validation": _figures(learned, lesson)},
     )
-    card = _card(artifact, learned)
-    created_by = f"model-router {__version__} fit-adapter"
-    return save_artifact(artifact, output, created_by=created_by, card=card), learned
 
 
 def _readable(prompt: AdapterPrompt, *, sees_pictures: bool, base: str) -> AdapterPrompt:

@@ -27,6 +27,7 @@ from router_training.adapter.lessons import Lesson, Requests, check_lesson
 from router_training.adapter.lora import add_lora, learned, tensors_of
 from router_training.fine_tuning.checkpoints import Checkpoints
 from router_training.fine_tuning.figures import measure
+from router_training.fine_tuning.loop import FineTuned
 from router_training.fine_tuning.recording import Recorder
 from router_training.fine_tuning.temperature import fit_temperature
 from router_training.learners import base_rates
@@ -160,17 +161,35 @@ def learn(
         ),
         tensors_of(base, weights),
     )
-    log: dict[str, Json] = {
+    log = _log(
+        lesson,
+        tuned,
+        parameters=sum(tensor.numel() for tensor in weights.values()),
+        figures=asdict(figures),
+        temperature=temperature,
+    )
+    kept.remove()
+    return Learned(parts, plain(log), tuned.logits)
+
+
+def _log(
+    lesson: Lesson,
+    tuned: FineTuned,
+    *,
+    parameters: int,
+    figures: Json,
+    temperature: float,
+) -> dict[str, Json]:
+    """Return what the artifact's provenance tells of the fitting."""
+    return {
         "rows": {"train": len(lesson.train), "validation": len(lesson.validation)},
         "left_out": {"train": lesson.train.left_out, "validation": lesson.validation.left_out},
-        "parameters": sum(tensor.numel() for tensor in weights.values()),
+        "parameters": parameters,
         "best_epoch": tuned.best_epoch,
-        "validation": asdict(figures),
+        "validation": figures,
         "epochs": list(tuned.history),
         "temperature": temperature,
     }
-    kept.remove()
-    return Learned(parts, plain(log), tuned.logits)
 
 
 def _inputs(
