@@ -34,8 +34,8 @@ from router_runtime.prediction.calibration import Calibrator
 from router_runtime.prediction.heads.base import RESTORE, import_optional, read_file, softmax
 from router_runtime.prediction.novelty import NoveltyModel
 from router_runtime.prediction.parts import refuse_server
-from router_runtime.prediction.predictor import Told, predict_told
-from router_runtime.types import F64, Bool, Json, Prediction, Query, WeightsSize
+from router_runtime.prediction.predictor import TellingPredictor, Told
+from router_runtime.types import F64, Bool, Json, Query, WeightsSize
 from router_runtime.yaml_config import StrictModel, problems
 
 WEIGHTS: Final = "adapter.safetensors"
@@ -160,7 +160,7 @@ class Network(Protocol):
 
 
 @dataclass(frozen=True)
-class AdapterPredictor:
+class AdapterPredictor(TellingPredictor):
     """Predicts ``P`` from text and pictures.
 
     Parameters
@@ -188,17 +188,6 @@ class AdapterPredictor:
         P = np.zeros((len(queries), len(self.model_ids)))
         P[known] = softmax(scores[known] / self.description.temperature)
         return Told(P, known)
-
-    def predict(self, queries: Sequence[Query]) -> Prediction:
-        return predict_told(
-            self.tell(queries),
-            calibrator=self.calibrator,
-            base_rates=self.description.base_rates,
-            tells_novelty=False,
-        )
-
-    def probabilities(self, queries: Sequence[Query]) -> F64:
-        return self.predict(queries).P
 
 
 @dataclass(frozen=True)

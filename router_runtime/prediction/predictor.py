@@ -8,8 +8,10 @@ bit.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -53,6 +55,40 @@ def predict_told(
     P = calibrator.apply(told.P)
     P[~told.known] = base_rates
     return Prediction(P, (~told.known).astype(np.float64) if tells_novelty else None)
+
+
+class _Described(Protocol):
+    @property
+    def base_rates(self) -> Sequence[float]: ...
+
+
+class TellingPredictor(ABC):
+    """The end of every predictor without features: what it tells of queries, calibrated."""
+
+    description: _Described
+    calibrator: Calibrator
+
+    @property
+    def tells_novelty(self) -> bool:
+        """Whether a prediction says 1 where nothing was told, and 0 elsewhere."""
+        return False
+
+    @abstractmethod
+    def tell(self, queries: Sequence[Query]) -> Told:
+        """Return what is told of queries, before calibration."""
+
+    def predict(self, queries: Sequence[Query]) -> Prediction:
+        """Return calibrated ``P`` (n_queries, n_models); base rates where nothing was told."""
+        return predict_told(
+            self.tell(queries),
+            calibrator=self.calibrator,
+            base_rates=self.description.base_rates,
+            tells_novelty=self.tells_novelty,
+        )
+
+    def probabilities(self, queries: Sequence[Query]) -> F64:
+        """Return calibrated ``P`` (n_queries, n_models), float64 in [0, 1]."""
+        return self.predict(queries).P
 
 
 def predict_features(

@@ -35,7 +35,7 @@ from router_runtime.messages import TextRule
 from router_runtime.prediction.calibration import Calibrator
 from router_runtime.prediction.heads.base import RESTORE
 from router_runtime.prediction.novelty import NoveltyModel
-from router_runtime.prediction.predictor import Told, predict_told
+from router_runtime.prediction.predictor import TellingPredictor, Told
 from router_runtime.prediction.prompting import (
     LETTERS,
     chosen_letter,
@@ -54,7 +54,7 @@ from router_runtime.target_config import (
 )
 from router_runtime.targets.base import Target
 from router_runtime.targets.registry import build_target
-from router_runtime.types import F64, Json, Prediction, Query
+from router_runtime.types import F64, Json, Query
 from router_runtime.yaml_config import StrictModel, problems
 
 T = TypeVar("T")
@@ -134,7 +134,7 @@ class PromptedDescription(StrictModel):
     fingerprint: str = ""
 
 
-class PromptedPredictor:
+class PromptedPredictor(TellingPredictor):
     """Predicts ``P`` from what a target says.
 
     Any thread may predict; the calls run on one event loop in a thread of its own, because a target
@@ -163,7 +163,7 @@ class PromptedPredictor:
         self.model_ids = model_ids
         self.description = description
         self._make_target = target
-        self._calibrator = calibrator
+        self.calibrator = calibrator
         self._asks = description.asks
         self._texts = [self._asks.descriptions[model] for model in model_ids]
         self._by_logprobs = self._asks.method != "samples"
@@ -192,16 +192,9 @@ class PromptedPredictor:
         n = len(self.model_ids)
         return Told(np.array([np.zeros(n) if row is None else row for row in rows]), known)
 
-    def predict(self, queries: Sequence[Query]) -> Prediction:
-        return predict_told(
-            self.tell(queries),
-            calibrator=self._calibrator,
-            base_rates=self.description.base_rates,
-            tells_novelty=self._asks.fallback is not None,
-        )
-
-    def probabilities(self, queries: Sequence[Query]) -> F64:
-        return self.predict(queries).P
+    @property
+    def tells_novelty(self) -> bool:
+        return self._asks.fallback is not None
 
     def close(self) -> None:
         """Close the target's connections and end the thread; it cannot predict afterwards."""

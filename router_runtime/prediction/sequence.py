@@ -37,8 +37,8 @@ from router_runtime.prediction.heads.base import (
 )
 from router_runtime.prediction.novelty import NoveltyModel
 from router_runtime.prediction.parts import refuse_server
-from router_runtime.prediction.predictor import Told, predict_told
-from router_runtime.types import F64, Json, Prediction, Query, WeightsSize
+from router_runtime.prediction.predictor import TellingPredictor, Told
+from router_runtime.types import F64, Json, Query, WeightsSize
 from router_runtime.yaml_config import StrictModel, problems
 
 WEIGHTS, TOKENIZER = "sequence.safetensors", "sequence-tokenizer.json"
@@ -126,7 +126,7 @@ def model_probabilities(of_labels: F64, description: SequenceDescription) -> F64
 
 
 @dataclass(frozen=True)
-class SequencePredictor:
+class SequencePredictor(TellingPredictor):
     """Predicts ``P`` from the text.
 
     Parameters
@@ -154,17 +154,6 @@ class SequencePredictor:
             of_labels = label_probabilities(logits, self.description)
             P[known] = model_probabilities(of_labels, self.description)
         return Told(P, known)
-
-    def predict(self, queries: Sequence[Query]) -> Prediction:
-        return predict_told(
-            self.tell(queries),
-            calibrator=self.calibrator,
-            base_rates=self.description.base_rates,
-            tells_novelty=False,
-        )
-
-    def probabilities(self, queries: Sequence[Query]) -> F64:
-        return self.predict(queries).P
 
 
 @dataclass(frozen=True)
