@@ -62,7 +62,7 @@ $(VENV)/.label: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[clip,train,report,remote,minilm,label,service,otel,lora,onnx,export,tensorboard,ray,dev]'
+	$(PIP) --editable '.[clip,train,report,remote,minilm,label,service,otel,lora,onnx,export,tensorboard,ray,docs,notebooks,dev]'
 	@touch $@
 
 clean:  ## Remove what the targets made.

@@ -7,7 +7,7 @@ are: one that stands in the file is replaced by the name of a variable, and said
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -86,7 +86,8 @@ def convert_litellm_config(
         Artifact folder to write into the config, relative to where that will lie.
     model_ids : sequence of str or None
         The models that the artifact knows: they become candidates, the others are called by name
-        only (``direct``). None: every chat model becomes a candidate.
+        only (``direct``). None, or where it knows none of them: every chat model becomes a
+        candidate, and ``without_counterpart`` says what is missing.
 
     Raises
     ------
@@ -103,8 +104,8 @@ def convert_litellm_config(
             "proxy is started with."
         )
     lost = [key for key in content if key != "model_list"]
-    candidates: dict[str, dict[str, Json]] = {}
-    direct: dict[str, dict[str, Json]] = {}
+    models: dict[str, dict[str, Json]] = {}
+    chatting: set[str] = set()
     for at, entry in enumerate(entries):
         where = f"model_list.{at}"
         if not isinstance(entry, dict):
@@ -113,17 +114,36 @@ def convert_litellm_config(
         model = reader.candidate()
         if model is None:
             continue
-        if model["id"] in candidates or model["id"] in direct:
+        if model["id"] in models:
             lost.append(f"{where} (another deployment of '{model['id']}'; one target is kept)")
-        elif reader.chats and (model_ids is None or model["id"] in model_ids):
-            candidates[model["id"]] = model
-        else:
-            direct[model["id"]] = model
+            continue
+        models[model["id"]] = model
+        if reader.chats:
+            chatting.add(model["id"])
+    chosen = _predicted(models, chatting, model_ids, lost)
+    candidates = [model for name, model in models.items() if name in chosen]
+    direct = [model for name, model in models.items() if name not in chosen]
     config: dict[str, Json] = {"artifact": str(artifact)}
-    config |= {"candidates": list(candidates.values())} if candidates else {}
-    config |= {"direct": list(direct.values())} if direct else {}
+    config |= {"candidates": candidates} if candidates else {}
+    config |= {"direct": direct} if direct else {}
     validate(RuntimeConfig, _filled(config), source=str(file))
     return LiteLLMConversion(config, tuple(lost))
+
+
+def _predicted(
+    models: Iterable[str], chatting: Set[str], model_ids: Sequence[str] | None, lost: list[str]
+) -> Set[str]:
+    """Return who becomes a candidate; tell where the artifact predicts for none of them."""
+    if model_ids is None or not chatting:
+        return chatting
+    if known := chatting & set(model_ids):
+        return known
+    lost.append(
+        f"what predicts for {', '.join(name for name in models if name in chatting)} (the artifact "
+        f"knows {', '.join(model_ids)}: give each candidate the 'tier' that stands for it, or "
+        "train on your own outcomes)"
+    )
+    return chatting
 
 
 class _Entry:
@@ -173,7 +193,10 @@ class _Entry:
         if not provider and slash and (prefix in _KINDS or prefix in _COMPATIBLE):
             provider, model = prefix, rest
         elif not provider and slash and base is None:
-            self._lost.append(f"{self._where} (provider '{prefix}' does not speak OpenAI's API)")
+            own = prefix == "auto_router"
+            reason = "LiteLLM's own router; here the model 'auto' routes"
+            reason = reason if own else f"provider '{prefix}' does not speak OpenAI's API"
+            self._lost.append(f"{self._where} ({reason})")
             return None
         else:
             model = rest if provider and prefix == provider else full

@@ -103,6 +103,20 @@ def test_models_that_the_artifact_does_not_know_are_called_by_name_only(convert)
     assert "house-llama" in by_id(config["direct"])
 
 
+def test_an_artifact_that_knows_none_of_them_leaves_candidates_and_says_what_is_missing(convert):
+    converted = convert(model_ids=["weak", "strong"])
+    assert {"gpt-4o", "house-llama"} <= set(by_id(converted.config["candidates"]))
+    assert set(by_id(converted.config["direct"])) == {"vectors"}
+    (missing,) = [line for line in converted.without_counterpart if "'tier'" in line]
+    assert "gpt-4o" in missing and "weak, strong" in missing and "vectors" not in missing
+
+
+def test_a_router_of_litellms_own_is_told_from_a_provider(convert):
+    text = PROXY.replace("groq/llama-3", "auto_router/complexity_router")
+    (line,) = [line for line in convert(text).without_counterpart if "own router" in line]
+    assert line.startswith("model_list.6")
+
+
 def test_what_has_no_counterpart_is_listed_and_no_key_is_kept(convert):
     converted = convert()
     lost = "\n".join(converted.without_counterpart)
