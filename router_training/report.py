@@ -34,6 +34,9 @@ from router_training.wording import (
 WIDE = 100
 """Columns of a console from which intervals are printed."""
 
+_COUNTS = 20
+"""Columns more that a table of strategies then needs where it counts what is not scored."""
+
 _INTERVAL = "95 %"
 _TITLES = {
     "random": "random choice",
@@ -48,7 +51,11 @@ def render_table(report: EvaluationReport, console: Console) -> None:
     Intervals stand beside the estimates where the console is at least ``WIDE`` columns wide.
     """
     wide = console.width >= WIDE
-    parts: list[RenderableType] = [_strategy_table(report, wide=wide), *_notes(report), Text()]
+    parts: list[RenderableType] = [
+        _strategy_table(report, width=console.width),
+        *_notes(report),
+        Text(),
+    ]
     if report.honest:
         parts.append(_honest_table(report, wide=wide))
     if curve_figures(report):
@@ -103,12 +110,13 @@ def write_report_json(report: EvaluationReport, path: Path) -> None:
     write_whole(path, content.encode())
 
 
-def _strategy_table(report: EvaluationReport, *, wide: bool) -> Table:
+def _strategy_table(report: EvaluationReport, *, width: int) -> Table:
     table = plain_table(f"{report.n_queries} queries, policy '{report.policy}'")
     table.add_column("strategy", overflow="fold")
     headers = ["accuracy", "vs best", "95 %", cost_header(report.cost_unit), "savings", "95 %"]
     gaps = any(s.outcome.n_unscored or s.outcome.n_unserved for s in report.strategies)
     headers += ["unscored", "unserved"] if gaps else []
+    wide = width >= WIDE + _COUNTS * gaps
     _add_columns(table, headers, wide=wide)
     for strategy in report.strategies:
         result = strategy.outcome

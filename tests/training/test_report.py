@@ -77,6 +77,14 @@ def test_unscored_choices_get_a_column():
     assert "7 scores of 8" in text
 
 
+@pytest.mark.parametrize("width", [80, 100, 110, 120, 140])
+def test_strategies_have_their_names_at_every_width(width):
+    scores = Y.copy()
+    scores[0, 1] = NAN
+    table = printed(render_table, evaluated(scores), width=width).split("The router's", 1)[0]
+    assert cells(table, "vendor/dear")[0] == "vendor/dear"
+
+
 def test_unknown_costs_are_dashes():
     report = evaluated(cost=np.full((4, 2), NAN), policy=HighestProbability(), cost_unit="unknown")
     text = printed(render_table, report)
