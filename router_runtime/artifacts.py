@@ -89,6 +89,9 @@ _MIGRATIONS: dict[int, Callable[[dict[str, Json]], dict[str, Json]]] = {
     2: _from_version_2,
 }
 
+READ_VERSIONS = (*sorted(_MIGRATIONS), FORMAT_VERSION)
+"""Format versions that can be loaded."""
+
 
 class Manifest(StrictModel):
     """``manifest.json``."""

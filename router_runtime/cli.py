@@ -12,36 +12,38 @@ import json
 import os
 import sys
 from enum import StrEnum
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
 from rich.table import Column, Table
 
-from router_runtime import __version__
-from router_runtime.artifacts import FORMAT_VERSION, Manifest, read_manifest
 from router_runtime.base_artifact import default_artifact
 from router_runtime.cli_doctor import doctor
 from router_runtime.cli_encoders import register as register_encoders
+from router_runtime.cli_examples import ADDED, EXAMPLES, RESULTS, epilog, teach
 from router_runtime.cli_experts import experts_app
 from router_runtime.cli_keys import keys_app
+from router_runtime.cli_options import (
+    ArtifactArgument,
+    ArtifactOption,
+    JsonOption,
+    PolicyOption,
+    VersionOption,
+)
 from router_runtime.cli_serve import serve, serving_notes
 from router_runtime.cli_simulate import simulate
 from router_runtime.cli_store import register as register_store
-from router_runtime.config import RuntimeConfig, load_config
-from router_runtime.console import err, explained_imports, out, run_app
+from router_runtime.console import err, explained_imports, out, print_json, run_app
 from router_runtime.errors import ConfigError, MissingDependencyError, QueryError
-from router_runtime.images import ImageLimits, load_image
-from router_runtime.legacy import convert_nat_config, import_artifact
-from router_runtime.legacy.litellm_config import convert_litellm_config
-from router_runtime.messages import query_from_messages
-from router_runtime.model_router import ModelRouter
-from router_runtime.prediction.encoders.specs import ClipSpec, EncoderSpec, RemoteSpec
-from router_runtime.prediction.parts import predictor_facts
-from router_runtime.types import Image, Json, Query, RoutingDecision
-from router_runtime.yaml_config import validate
+
+if TYPE_CHECKING:
+    from router_runtime.artifacts import Manifest
+    from router_runtime.images import ImageLimits
+    from router_runtime.model_router import ModelRouter
+    from router_runtime.prediction.encoders.specs import EncoderSpec
+    from router_runtime.types import Image, Json, Query, RoutingDecision
 
 app = typer.Typer(
     name="model-router",
@@ -50,23 +52,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ArtifactOption = Annotated[Path | None, typer.Option(help="Artifact folder.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="Runtime config (YAML).")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        out.print(f"model-router {__version__} (artifact format {FORMAT_VERSION})")
-        raise typer.Exit()
 
 
 @app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
+def _root(version: VersionOption = False) -> None:
     """Routes requests to the cheapest model that is good enough."""
 
 
@@ -79,20 +69,17 @@ def route(
     ] = None,
     artifact: ArtifactOption = None,
     config: ConfigOption = None,
-    policy: Annotated[str | None, typer.Option(help="Policy or preset to use.")] = None,
+    policy: PolicyOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; with --artifact.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the model's name only.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Choose a model for one prompt, and say why.
-
-    Example: model-router route --artifact router_artifacts/quickstart "What is 17 + 25?"
-    """
+    """Choose a model for one prompt, and say why."""
     router = _router(artifact, config, device)
     query = _query(router, text, image or [], messages)
     decision = router.decide(query, policy=policy)
     if as_json:
-        print(json.dumps(dataclasses.asdict(decision), indent=2))
+        print_json(dataclasses.asdict(decision))
     elif quiet:
         print(decision.model_id)
     else:
@@ -100,13 +87,13 @@ def route(
 
 
 @app.command()
-def inspect(
-    artifact: Annotated[Path, typer.Argument(help="Artifact folder.")], as_json: JsonOption = False
-) -> None:
+def inspect(artifact: ArtifactArgument, as_json: JsonOption = False) -> None:
     """Show what an artifact contains, after checking its manifest."""
+    from router_runtime.artifacts import read_manifest
+
     manifest = read_manifest(artifact)
     if as_json:
-        print(manifest.model_dump_json(indent=2))
+        print_json(manifest.model_dump(mode="json"))
     else:
         _print_manifest(artifact, manifest)
 
@@ -117,13 +104,17 @@ def check_config(
     as_json: JsonOption = False,
 ) -> None:
     """Load a config, its artifact and its encoders, as serving would, and say what is in force."""
+    from router_runtime.config import load_config
+    from router_runtime.model_router import ModelRouter
+
     settled = load_config(config)
     info = ModelRouter.from_config(settled).get_model_info()
     notes = []
-    if any(candidate.target is not None for candidate in settled.candidates):
+    models = (*settled.candidates, *settled.direct)
+    if "service" in settled.model_fields_set or any(one.target is not None for one in models):
         notes = list(serving_notes(settled, folder=config.resolve().parent))
     if as_json:
-        print(json.dumps({**info, "serving": notes}, indent=2))
+        print_json({**info, "serving": notes})
         return
     out.print(f"{config} is valid.")
     for key in ("artifact_id", "candidates", "encoders", "cost_unit", "threshold_config"):
@@ -170,14 +161,22 @@ def import_artifact_command(
     head: Annotated[
         _ImportedHead, typer.Option(help="Which model to convert.")
     ] = _ImportedHead.MLP,
+    as_json: JsonOption = False,
 ) -> None:
     """Convert a folder of nn_router.pth files; nothing in it is executed."""
+    from router_runtime.legacy import import_artifact
+    from router_runtime.prediction.encoders.specs import ClipSpec, RemoteSpec
+
     specs: dict[_ImportedEncoder, EncoderSpec] = {
         _ImportedEncoder.CLIP: ClipSpec(),
         _ImportedEncoder.CLIP_AS_SERVICE: RemoteSpec(protocol="clip-as-service", dim=512),
         _ImportedEncoder.NVCLIP: RemoteSpec(dim=512),
     }
     artifact = import_artifact(source, output, encoder=specs[encoder], head=head.value)
+    if as_json:
+        told = {"output": output, "artifact_id": artifact.artifact_id}
+        print_json({**told, "model_ids": artifact.model_ids})
+        return
     models = ", ".join(artifact.model_ids)
     out.print(f"{output}: {len(artifact.model_ids)} models ({models})", soft_wrap=True)
     out.print("The features it was trained on cannot be checked; compare some decisions first.")
@@ -194,11 +193,15 @@ def import_config(
     form: Annotated[
         _ConfigForm, typer.Option("--from", help="Whose config it is: LLM Router v2's or LiteLLM's")
     ] = _ConfigForm.NAT,
+    as_json: JsonOption = False,
 ) -> None:
-    """Convert another router's config; every key without a counterpart is listed.
+    """Convert another router's config; every key without a counterpart is listed."""
+    import yaml
 
-    Example: model-router import-config --from litellm proxy.yml --output router.yml --artifact a
-    """
+    from router_runtime.artifacts import read_manifest
+    from router_runtime.legacy import convert_nat_config
+    from router_runtime.legacy.litellm_config import convert_litellm_config
+
     beside = artifact if artifact.is_absolute() else os.path.relpath(artifact, output.parent)
     if form is _ConfigForm.LITELLM:
         known = read_manifest(artifact).model_ids if artifact.is_dir() else None
@@ -212,6 +215,9 @@ def import_config(
     except OSError:
         output.unlink(missing_ok=True)
         raise
+    if as_json:
+        print_json({"output": output, "without_counterpart": ignored})
+        return
     out.print(f"wrote {output}")
     for key in ignored:
         err.print(f"no counterpart: {key}")
@@ -221,6 +227,10 @@ def import_config(
 
 
 def _router(artifact: Path | None, config: Path | None, device: str) -> ModelRouter:
+    from router_runtime.config import RuntimeConfig
+    from router_runtime.model_router import ModelRouter
+    from router_runtime.yaml_config import validate
+
     if artifact is not None and config is not None:
         raise ConfigError("Name one of --artifact FOLDER and --config FILE, not both.")
     if config is not None:
@@ -233,6 +243,8 @@ def _router(artifact: Path | None, config: Path | None, device: str) -> ModelRou
 def _query(
     router: ModelRouter, text: str | None, images: list[Path], messages: Path | None
 ) -> Query:
+    from router_runtime.messages import query_from_messages
+
     if messages is not None:
         if text is not None or images:
             raise QueryError("--messages holds the whole request; leave out TEXT and --image.")
@@ -250,6 +262,8 @@ def _query(
 
 
 def _picture(path: Path, limits: ImageLimits) -> Image:
+    from router_runtime.images import load_image
+
     try:
         return load_image(path, limits=limits)
     except QueryError as error:
@@ -288,6 +302,8 @@ def _print_decision(decision: RoutingDecision) -> None:
 
 
 def _print_manifest(folder: Path, manifest: Manifest) -> None:
+    from router_runtime.prediction.parts import predictor_facts
+
     rows = {
         "artifact": str(folder),
         "made by": f"{manifest.created_by}, format {manifest.format_version}",
@@ -333,13 +349,19 @@ def _start(**options: bool) -> object:
     for entry in entry_points(group="model_router.commands"):
         try:
             if asked in ([], ["--help"], [entry.name]):
-                with explained_imports("train"):
-                    app.command(entry.name)(entry.load())
+                _add(entry)
         except MissingDependencyError:
             if asked == [entry.name]:
                 raise
     return app(**options)
 
+
+def _add(entry: EntryPoint) -> None:
+    with explained_imports("train"):
+        app.command(entry.name, epilog=epilog(ADDED.get(entry.name, ())))(entry.load())
+
+
+teach(app, EXAMPLES, RESULTS)
 
 if __name__ == "__main__":
     main()

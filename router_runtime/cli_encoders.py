@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -13,9 +12,11 @@ from rich.table import Column, Table
 
 from router_runtime.artifact_folder import MANIFEST
 from router_runtime.artifacts import load_artifact
+from router_runtime.cli_options import ArtifactArgument, JsonOption, PolicyOption, complete_routers
 from router_runtime.config import EncoderRuntime, load_config
-from router_runtime.console import err, explained_imports, out
+from router_runtime.console import EXIT_FOUND, err, explained_imports, out, print_json
 from router_runtime.errors import ConfigError
+from router_runtime.prediction.encoders import EXPORTED_KINDS
 from router_runtime.prediction.encoders.specs import EncoderSpec
 from router_runtime.types import Json
 from router_runtime.yaml_config import StrictModel, read_yaml, validate
@@ -26,9 +27,17 @@ if TYPE_CHECKING:
 
 
 class ExportedPrecision(StrEnum):
-    """Precisions by name."""
+    """Precisions of files, by name."""
 
     FP32 = "fp32"
+    INT8 = "int8"
+
+
+class ServedPrecision(StrEnum):
+    """Precisions of encoders, by name: bf16 computes the files of fp32 in bfloat16."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
     INT8 = "int8"
 
 
@@ -43,7 +52,8 @@ def export_encoder(
         str,
         typer.Argument(
             help="What to export: an artifact folder, a YAML file with one encoder's settings, or "
-            "'clip'."
+            "a kind ('clip', 'sentence').",
+            autocompletion=complete_routers,
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder of exported encoders.")],
@@ -69,16 +79,15 @@ def export_encoder(
             min=0, max=1, help="int8: blocks stay in fp32 until every sample keeps this cosine."
         ),
     ] = 0.9985,
+    as_json: JsonOption = False,
 ) -> None:
-    """Write an encoder as ONNX graphs, which are served without PyTorch.
-
-    Example: model-router export-encoder router_artifacts/clip --output encoders
-    """
+    """Write an encoder as ONNX graphs, which are served without PyTorch."""
     with explained_imports("clip"):
         from router_runtime.exporting_encoders.exporting import export_encoder as export
         from router_runtime.exporting_encoders.samples import probes_of, read_samples
     probes = None if samples is None else probes_of(read_samples(samples))
     chosen: list[Precision] = [_PRECISIONS[one] for one in precision or ExportedPrecision]
+    told = []
     for spec in _specs(source):
         folder, manifest = export(
             spec,
@@ -89,11 +98,16 @@ def export_encoder(
             least_cosine=least_cosine,
             on_step=lambda step: err.print(step),
         )
+        told.append({"folder": folder, **manifest.model_dump(mode="json")})
+        if as_json:
+            continue
         out.print(f"{folder}", soft_wrap=True)
         out.print(_exported(manifest))
         out.print("Serve it with (in the runtime config):", soft_wrap=True)
         out.print(f"  encoder: {{engine: onnx, folder: {folder}, precision: {chosen[-1]}}}")
-    if "int8" in chosen:
+    if as_json:
+        print_json({"encoders": told})
+    elif "int8" in chosen:
         out.print(
             "int8 was measured on these samples alone. Before an artifact takes it: model-router "
             "check-encoder ARTIFACT --samples FILE",
@@ -102,7 +116,7 @@ def export_encoder(
 
 
 def check_encoder(
-    artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
+    artifact: ArtifactArgument,
     samples: Annotated[
         Path,
         typer.Option(
@@ -116,9 +130,10 @@ def check_encoder(
         Path | None, typer.Option(help="Folder of exported encoders, instead of --config.")
     ] = None,
     precision: Annotated[
-        ExportedPrecision, typer.Option(help="With --folder.")
-    ] = ExportedPrecision.INT8,
-    policy: Annotated[str | None, typer.Option(help="Policy or preset to decide with.")] = None,
+        ServedPrecision,
+        typer.Option(help="With --folder. OpenVINO runs bf16, ONNX Runtime the others."),
+    ] = ServedPrecision.INT8,
+    policy: PolicyOption = None,
     min_cosine: Annotated[float, typer.Option(min=0, max=1, help="Of every vector.")] = 0.98,
     mean_dp: Annotated[float, typer.Option(min=0, max=1, help="Mean absolute change of P.")] = 0.01,
     changed: Annotated[
@@ -128,12 +143,9 @@ def check_encoder(
     record: Annotated[
         bool, typer.Option(help="Write it into the artifact when it keeps all bounds.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Compare an exported encoder with the one an artifact was trained with; accept it or not.
-
-    Example: model-router check-encoder router_artifacts/clip --folder encoders --samples my.jsonl
-    """
+    """Compare an exported encoder with the one an artifact was trained with; accept it or not."""
     with explained_imports("onnx"):
         from router_runtime.exporting_encoders import checking
         from router_runtime.exporting_encoders.samples import read_samples
@@ -143,7 +155,8 @@ def check_encoder(
     if settled is not None:
         runtime = settled.encoder
     else:
-        content = {"engine": "onnx", "folder": folder, "precision": precision.value}
+        engine = "openvino" if precision is ServedPrecision.BF16 else "onnx"
+        content = {"engine": engine, "folder": folder, "precision": precision.value}
         runtime = validate(EncoderRuntime, content, source="--folder")
     queries = read_samples(samples, rule=load_artifact(artifact).text)
     bounds = checking.Bounds(min_cosine=min_cosine, mean_dp=mean_dp, changed=changed)
@@ -151,13 +164,13 @@ def check_encoder(
         artifact, queries, runtime, config=settled, policy=policy, bounds=bounds
     )
     if as_json:
-        told = {**asdict(found), "failures": found.failures}
-        print(json.dumps(told, indent=2))
+        print_json({**asdict(found), "failures": found.failures})
     else:
         _print_comparison(found)
-    if found.failures or not record:
-        if found.failures:
-            raise ConfigError(f"Not accepted: {'; '.join(found.failures)}.")
+    if found.failures:
+        err.print(f"not accepted: {'; '.join(found.failures)}", soft_wrap=True)
+        raise typer.Exit(EXIT_FOUND)
+    if not record:
         return
     artifact_id = checking.record(artifact, found)
     if not as_json:
@@ -175,9 +188,12 @@ def _specs(source: str) -> list[EncoderSpec]:
     path = Path(source)
     if (path / MANIFEST).is_file():
         specs = load_artifact(path).features.encoders
-        found: list[EncoderSpec] = [spec for spec in specs if spec.kind == "clip"]
+        found: list[EncoderSpec] = [spec for spec in specs if spec.kind in EXPORTED_KINDS]
         if not found:
-            raise ConfigError(f"Artifact '{path}' has no encoder that can be exported ('clip').")
+            raise ConfigError(
+                f"Artifact '{path}' has no encoder that can be exported "
+                f"({', '.join(EXPORTED_KINDS)})."
+            )
         return found
     if path.is_file():
         content = read_yaml(path)

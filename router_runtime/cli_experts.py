@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Column, Table
 
-from router_runtime.console import explained_imports, out
+from router_runtime.cli_options import JsonOption
+from router_runtime.console import explained_imports, out, print_json
 from router_runtime.errors import ConfigError
 
 experts_app = typer.Typer(
@@ -43,10 +45,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8091,
 ) -> None:
-    """Serve a base model and its adapters with OpenAI's chat API until Ctrl-C.
-
-    Example: model-router experts serve --base models/qwen --adapter calendar=adapters/calendar
-    """
+    """Serve a base model and its adapters with OpenAI's chat API until Ctrl-C."""
     from router_runtime.experts.config import config_of_options, load_experts_config
 
     if (config is None) == (base is None):
@@ -77,17 +76,18 @@ def serve(
 
 
 @experts_app.command("list")
-def list_(url: UrlOption, key_env: KeyOption = None) -> None:
-    """List the models of a server: the base, and the adapters on it.
-
-    Example: model-router experts list --url http://127.0.0.1:8091
-    """
+def list_(url: UrlOption, key_env: KeyOption = None, as_json: JsonOption = False) -> None:
+    """List the models of a server: the base, and the adapters on it."""
     from router_runtime.experts.remote import list_models
 
+    models = list_models(url, key=_key(key_env))
+    if as_json:
+        print_json({"models": [asdict(model) for model in models]})
+        return
     table = Table(
         Column("model", overflow="fold"), "on", Column("MB", justify="right"), "folder", box=None
     )
-    for model in list_models(url, key=_key(key_env)):
+    for model in models:
         size = "" if model.n_bytes is None else f"{model.n_bytes / 2**20:.2f}"
         table.add_row(model.id, model.parent or "", size, model.root or "")
     out.print(table)
@@ -99,14 +99,12 @@ def add(
     path: Annotated[str, typer.Argument(help="Its folder, on the server's machine.")],
     url: UrlOption,
     key_env: KeyOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Load an adapter into a running server that allows it.
-
-    Example: model-router experts add chandra-ocr chandra-ocr --url http://127.0.0.1:8091
-    """
+    """Load an adapter into a running server that allows it."""
     from router_runtime.experts.remote import add_adapter
 
-    out.print(add_adapter(url, name, path, key=_key(key_env)))
+    _tell(name, add_adapter(url, name, path, key=_key(key_env)), as_json)
 
 
 @experts_app.command()
@@ -114,14 +112,19 @@ def remove(
     name: Annotated[str, typer.Argument(help="The adapter.")],
     url: UrlOption,
     key_env: KeyOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Remove an adapter from a running server; its folder stays.
-
-    Example: model-router experts remove chandra-ocr --url http://127.0.0.1:8091
-    """
+    """Remove an adapter from a running server; its folder stays."""
     from router_runtime.experts.remote import remove_adapter
 
-    out.print(remove_adapter(url, name, key=_key(key_env)))
+    _tell(name, remove_adapter(url, name, key=_key(key_env)), as_json)
+
+
+def _tell(name: str, said: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"adapter": name, "said": said})
+    else:
+        out.print(said)
 
 
 def _key(variable: str | None) -> str | None:

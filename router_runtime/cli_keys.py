@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router_runtime.config import RuntimeConfig, load_config
-from router_runtime.console import err, explained_imports, out, plain_table
+from router_runtime.cli_options import JsonOption, complete_models
+from router_runtime.console import err, explained_imports, out, plain_table, print_json
 from router_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from router_runtime.config import RuntimeConfig
     from router_runtime.service.values import KeyLimits
 
 keys_app = typer.Typer(
@@ -28,7 +28,6 @@ keys_app = typer.Typer(
 )
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="Runtime config (YAML).")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @keys_app.command()
@@ -36,19 +35,21 @@ def create(
     config: ConfigOption,
     name: Annotated[str, typer.Option(help="Whose key it is, for lists and reports.")],
     allow: Annotated[
-        list[str] | None, typer.Option(help="A candidate it may use; repeat. Without: all.")
+        list[str] | None,
+        typer.Option(
+            help="A candidate it may use; repeat. Without: all.", autocompletion=complete_models
+        ),
     ] = None,
-    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
-    tokens_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Beyond it 429.")] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Beyond it 429.")] = None,
     max_concurrency: Annotated[int | None, typer.Option(min=1, help="Requests at a time.")] = None,
     usd_per_day: Annotated[str | None, typer.Option(help="Per UTC calendar day.")] = None,
     usd_per_month: Annotated[str | None, typer.Option(help="Per UTC calendar month.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Create a key and print it, once: only a digest of it is kept.
-
-    Example: model-router keys create --config router.yml --name app --usd-per-day 5
-    """
+    """Create a key and print it, once: only a digest of it is kept."""
     with explained_imports("service"):
+        from router_runtime.config import load_config
         from router_runtime.service.keys import create_key, need_pepper
         from router_runtime.service.values import KeyLimits
     settled = load_config(config)
@@ -64,19 +65,23 @@ def create(
     with _database(settled, config) as engine:
         made = create_key(engine, pepper, name=name, allowed_models=allow or None, limits=limits)
     err.print(f"Key {made.id} for {name}. It is shown this once; keep it where secrets are kept.")
-    out.print(made.key, soft_wrap=True)
+    if as_json:
+        print_json({"id": made.id, "name": name, "key": made.key})
+    else:
+        out.print(made.key, soft_wrap=True)
 
 
 @keys_app.command("list")
 def list_(config: ConfigOption, as_json: JsonOption = False) -> None:
     """List all keys, revoked ones too, and what they may do."""
     with explained_imports("service"):
+        from router_runtime.config import load_config
         from router_runtime.service.keys import limits_to_json, list_keys
     with _database(load_config(config), config) as engine:
         found = list_keys(engine)
     if as_json:
         rows = [{**asdict(info), "limits": limits_to_json(info.limits)} for info in found]
-        print(json.dumps(rows, indent=2))
+        print_json({"keys": rows})
         return
     if not found:
         out.print("There are no keys; the service is open to everybody on this machine.")
@@ -100,12 +105,17 @@ def list_(config: ConfigOption, as_json: JsonOption = False) -> None:
 def revoke(
     key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it.")],
     config: ConfigOption,
+    as_json: JsonOption = False,
 ) -> None:
     """Revoke a key for good; running services refuse it within seconds (keys.refresh_s)."""
     with explained_imports("service"):
+        from router_runtime.config import load_config
         from router_runtime.service.keys import revoke_key
     with _database(load_config(config), config) as engine:
         revoked = revoke_key(engine, key_id)
+    if as_json:
+        print_json({"id": key_id, "revoked_now": revoked})
+        return
     out.print(f"{key_id} is revoked." if revoked else f"{key_id} was revoked before.")
 
 

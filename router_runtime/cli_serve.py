@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router_runtime.config import RuntimeConfig
 from router_runtime.console import explained_imports, out
 from router_runtime.errors import RouterError
 
 if TYPE_CHECKING:
+    from router_runtime.config import RuntimeConfig
     from router_runtime.service_config import ServiceConfig
 
 
@@ -23,10 +23,7 @@ def serve(
         str, typer.Option(help="debug, info (a line per request), warning or error.")
     ] = "warning",
 ) -> None:
-    """Serve OpenAI's API until Ctrl-C or SIGTERM; SIGHUP reads the config again.
-
-    Example: model-router serve --config configs/service.yml
-    """
+    """Serve OpenAI's API until Ctrl-C or SIGTERM; SIGHUP reads the config again."""
     with explained_imports("service"):
         from router_runtime.config import load_config
         from router_runtime.service.logs import configure_logs
@@ -34,7 +31,7 @@ def serve(
     settings = load_config(config).service
     configure_logs(log_level)
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    out.print(f"Serving at http://{shown}:{settings.port}/v1 (page: /ui, health: /readyz).")
+    out.print(f"Starting at http://{shown}:{settings.port}/v1 (page: /ui; ready when /readyz is).")
     if os.environ.get(settings.admin.key_env, "").strip():
         out.print(f"Admin API at http://127.0.0.1:{settings.admin.port}/admin/status.")
     else:

@@ -15,10 +15,7 @@ def simulate(
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8090,
 ) -> None:
-    """Serve a SIMULATOR of an OpenAI-compatible provider until Ctrl-C; no real model answers.
-
-    Example: model-router simulate configs/simulator.yml
-    """
+    """Serve a SIMULATOR of an OpenAI-compatible provider until Ctrl-C; no real model answers."""
     with explained_imports("service"):
         from router_runtime.simulator import config as settings
         from router_runtime.simulator.serve import serve

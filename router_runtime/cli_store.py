@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router_runtime.config import RuntimeConfig, load_config
-from router_runtime.console import err, explained_imports, out, plain_table
+from router_runtime.cli_options import JsonOption, complete_models
+from router_runtime.console import err, explained_imports, out, plain_table, print_json
 from router_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from router_runtime.config import RuntimeConfig
     from router_runtime.service.spending import Spending, SpendingReport
 
 ConfigOption = Annotated[Path, typer.Option(help="Runtime config (YAML) of the service.")]
@@ -55,14 +55,16 @@ def spend(
     key: KeyOption = None,
     baseline: Annotated[
         str | None,
-        typer.Option(help="Model that savings are told against, instead of the configured one."),
+        typer.Option(
+            help="Model that savings are told against, instead of the configured one.",
+            autocompletion=complete_models,
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show what was spent by key, model or day, and saved against a baseline model.
+    """Show what was spent by key, model or day, and saved against a baseline model."""
+    from router_runtime.config import load_config
 
-    Example: model-router spend --config router.yml --by day --since 2026-11-01
-    """
     settled = load_config(config)
     with explained_imports("service"):
         from router_runtime.service.spending import baseline_of, spending
@@ -75,7 +77,7 @@ def spend(
             baseline=baseline or baseline_of(settled),
         )
     if as_json:
-        print(json.dumps(asdict(report), indent=2, default=str))
+        print_json(asdict(report))
     else:
         _print_spending(report)
 
@@ -85,18 +87,20 @@ def export_feedback_command(
     output: Annotated[Path, typer.Option(help="Evaluation records to write (.jsonl).")],
     since: SinceOption = None,
     key: KeyOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Write decisions that got feedback as evaluation records, which router-train reads.
-
-    Example: model-router export-feedback --config router.yml --output records.jsonl
-    """
+    """Write decisions that got feedback as evaluation records, which router-train reads."""
     if output.suffix != ".jsonl":
         raise ConfigError(f"--output '{output}' must end in .jsonl: a record is a line of JSON.")
     with explained_imports("service"):
+        from router_runtime.config import load_config
         from router_runtime.service.exporting import export_feedback
     with _database(load_config(config), config) as engine:
         done = export_feedback(engine, output, key_id=key, since=_seconds(since))
-    out.print(f"wrote {output}: {done.records} records", soft_wrap=True)
+    if as_json:
+        print_json({"output": output, **asdict(done)})
+    else:
+        out.print(f"wrote {output}: {done.records} records", soft_wrap=True)
     if done.without_content:
         err.print(
             f"{done.without_content} left out: their messages were not kept (service.store.content "
@@ -107,15 +111,21 @@ def export_feedback_command(
 
 
 @db.command("upgrade")
-def upgrade_command(config: ConfigOption) -> None:
+def upgrade_command(config: ConfigOption, as_json: JsonOption = False) -> None:
     """Make the service's tables, or bring them to this version; serving does so as well."""
+    from router_runtime.config import load_config
+
     settled = load_config(config)
     with explained_imports("service"):
         from router_runtime.service.store.engine import located, open_engine, upgrade
     engine = open_engine(located(settled.service.store, config.parent).url)
     try:
         revision = upgrade(engine)
-        out.print(f"{engine.url.render_as_string(hide_password=True)}: revision {revision}")
+        url = engine.url.render_as_string(hide_password=True)
+        if as_json:
+            print_json({"url": url, "revision": revision})
+        else:
+            out.print(f"{url}: revision {revision}")
     finally:
         engine.dispose()
 

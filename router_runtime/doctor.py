@@ -12,6 +12,8 @@ import os
 import platform
 import re
 import shutil
+import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -23,7 +25,7 @@ from urllib.parse import urlsplit
 import PIL.Image
 
 from router_runtime import __version__
-from router_runtime.artifacts import FORMAT_VERSION
+from router_runtime.artifacts import FORMAT_VERSION, READ_VERSIONS
 from router_runtime.base_artifact import base_artifact
 from router_runtime.config import CandidateConfig, RuntimeConfig, load_config
 from router_runtime.errors import MissingDependencyError, RouterError
@@ -47,6 +49,10 @@ LEAST_FREE_BYTES: Final = 256 * 2**20
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?([^;]*)(?:;.*extra == \"([^\"]+)\")?")
 _AT_LEAST = re.compile(r">=\s*([0-9.]+)")
 _PROGRAM: Final = "model-router"
+_OUTSIDE: Final = {
+    "embedded": "needs no library and no weights",
+    "remote": "its library loads; a server has the weights",
+}
 _GATHERING: Final = ("all", "dev")  # extras that only name others, or what tests need
 
 
@@ -80,6 +86,7 @@ def examine(config: Path | None = None) -> tuple[Finding, ...]:
         A runtime config, whose artifact, services and folders are looked at too.
     """
     found = [*versions(), *extras(), *encoders(), base_router()]
+    found += disk({"model cache": _model_cache()}, LEAST_FREE_BYTES)
     if config is None:
         return (*found, *disk({"current folder": Path.cwd()}, LEAST_FREE_BYTES))
     try:
@@ -99,8 +106,11 @@ def examine(config: Path | None = None) -> tuple[Finding, ...]:
 
 def versions() -> Iterator[Finding]:
     """Yield what runs here."""
-    yield Finding("versions", _PROGRAM, "ok", f"{__version__}, artifact format {FORMAT_VERSION}")
+    read = ", ".join(map(str, READ_VERSIONS))
+    formats = f"artifact format {FORMAT_VERSION} (reads {read})"
+    yield Finding("versions", _PROGRAM, "ok", f"{__version__}, {formats}")
     yield Finding("versions", "Python", "ok", f"{platform.python_version()}, {platform.platform()}")
+    yield Finding("versions", "processor", "ok", f"{platform.machine()}, {os.cpu_count()} cores")
     for name in ("numpy", "pillow", "pydantic", "safetensors"):
         found = _installed(name)
         if found is None:
@@ -156,7 +166,10 @@ def _release(text: str) -> tuple[int, ...]:
 
 
 def encoders() -> Iterator[Finding]:
-    """Yield for each kind of encoder whether its implementation can be imported here."""
+    """Yield for each kind of encoder whether its library loads, and where it would compute.
+
+    Weights are not loaded: with a config, its own encoders are tried.
+    """
     for kind in ENCODER_KINDS:
         try:
             check_encoder(kind)
@@ -165,7 +178,18 @@ def encoders() -> Iterator[Finding]:
         except (ImportError, OSError, RuntimeError) as error:  # a library that does not load
             yield Finding("encoders", kind, "problem", f"does not load: {_line(error)}")
         else:
-            yield Finding("encoders", kind, "ok", "can be used")
+            yield Finding("encoders", kind, "ok", _OUTSIDE.get(kind, "its library loads"))
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        n = torch.cuda.device_count()
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(n))
+        yield Finding("encoders", "device", "ok", names or "cpu (no GPU that PyTorch can use)")
+
+
+def _model_cache() -> Path:
+    """Return where the hub's client keeps weights that it downloads."""
+    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").absolute()
 
 
 def base_router() -> Finding:
@@ -204,9 +228,24 @@ def _artifact(config: RuntimeConfig) -> Iterator[Finding]:
     told = f"{router.artifact.artifact_id}: {', '.join(router.model_ids)}; {encoders}"
     yield Finding("artifacts", str(config.artifact), "ok", told)
     parts = router.artifact.parts
-    for spec in parts.features.encoders if isinstance(parts, FeatureParts) else ():
-        if spec.kind == "remote":
-            yield reached("embedding server", config.encoder.url or spec.url)
+    if not isinstance(parts, FeatureParts):
+        return
+    remote = [spec for spec in parts.features.encoders if spec.kind == "remote"]
+    for spec in remote:
+        yield reached("embedding server", config.encoder.url or spec.url)
+    if not remote:
+        yield _tried(router, encoders)
+
+
+def _tried(router: ModelRouter, encoders: str) -> Finding:
+    """Say whether a text goes through the encoders, the head and the policy."""
+    try:
+        decision = router.decide("What is 17 + 25?")
+    except RouterError as error:
+        return Finding("encoders", encoders, "problem", f"a text was not routed: {error}")
+    return Finding(
+        "encoders", encoders, "ok", f"a text was encoded and given to {decision.model_id}"
+    )
 
 
 def _targets(candidates: tuple[CandidateConfig, ...]) -> Iterator[Finding]:
@@ -260,6 +299,7 @@ def _service(settings: ServiceConfig, folder: Path) -> Iterator[Finding]:
     except RouterError as error:
         yield Finding("services", "database", "problem", str(error))
         return
+    yield listening(settings.host, settings.port)
     yield _database(store.url)
     if settings.redis_url is not None:
         yield _redis(settings.redis_url)
@@ -267,6 +307,17 @@ def _service(settings: ServiceConfig, folder: Path) -> Iterator[Finding]:
     if store.url.startswith("sqlite:///"):
         folders["database"] = Path(store.url.removeprefix("sqlite:///")).parent
     yield from disk(folders, max(LEAST_FREE_BYTES, settings.store.max_spool_bytes))
+
+
+def listening(host: str, port: int) -> Finding:
+    """Say whether the service could listen at a port: whether nobody does so far."""
+    shown = f"port {port}"
+    try:
+        with socket.create_connection((host, port), timeout=TIMEOUT_S):
+            detail = f"somebody listens at {host}:{port}; if it is not this service, end it"
+            return Finding("services", shown, "note", detail)
+    except OSError:
+        return Finding("services", shown, "ok", f"nobody listens at {host}:{port} yet")
 
 
 def _database(url: str) -> Finding:
@@ -342,4 +393,5 @@ def to_json(found: tuple[Finding, ...]) -> Json:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    said = str(getattr(error, "strerror", None) or error)
+    return " ".join(said.split())[:200] or type(error).__name__

@@ -68,13 +68,13 @@ def read_yaml(path: Path) -> dict[str, Json]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"Config file '{path}' does not exist.") from None
+        raise ConfigError(f"Config file '{path}' does not exist; check the path.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"Config file '{path}' cannot be read: {error}") from error
     try:
         content = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader subclass
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path}: not valid YAML: {_fault(error)}") from error
     except RecursionError:
         raise ConfigError(f"{path}: not a config: it is nested hundreds of levels deep.") from None
     except ConfigError as error:
@@ -86,6 +86,14 @@ def read_yaml(path: Path) -> dict[str, Json]:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return filled
+
+
+def _fault(error: yaml.YAMLError) -> str:
+    """Return where and why reading ended, without the excerpt of the file, which may be secret."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    mark = error.problem_mark
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}."
 
 
 def with_overrides(

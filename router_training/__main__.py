@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
 
 from router_runtime.console import explained_imports, run_app
 
@@ -14,12 +13,8 @@ def main() -> None:
 
 
 def _start(**options: bool) -> object:
-    return _command_line().app(**options)
-
-
-def _command_line() -> ModuleType:
-    with explained_imports("train"):
-        return importlib.import_module("router_training.cli")
+    with explained_imports("train"):  # also what a command imports when it runs
+        return importlib.import_module("router_training.cli").app(**options)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from router_training.bootstrap import Resamples, aucs, calibration_errors, divid
 from router_training.evaluation_report import Interval
 from router_training.fit_added import AddedFit, fit_added
 from router_training.fit_costs import fit_costs
-from router_training.fitting import MIN_TRAINING_ROWS
+from router_training.fitting import FOLDS, MIN_TRAINING_ROWS
 from router_training.held_out import marks_of, seen_rows
 from router_training.labels import ARRAYS, Evaluations, LabelMatrix
 from router_training.metrics import auc, calibration_error
@@ -45,7 +45,6 @@ from router_training.metrics import auc, calibration_error
 logger = logging.getLogger(__name__)
 
 MIN_LABELS: Final = 30
-FOLDS: Final = 5
 LEAST_FOLDS: Final = 3
 LEAST_THRESHOLD: Final = 0.5
 

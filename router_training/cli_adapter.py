@@ -12,11 +12,16 @@ from typing import Annotated
 
 import typer
 
-from router_runtime.config import EncoderRuntime
-from router_runtime.console import explained_imports, out, progress_bar
+from router_runtime.cli_options import JsonOption
+from router_runtime.console import explained_imports, progress_bar
 from router_runtime.types import Json
 from router_runtime.yaml_config import validate
-from router_training.cli_options import BadRowOption, ImageRootOption, print_skipped, shown
+from router_training.cli_options import (
+    BadRowOption,
+    ImageRootOption,
+    print_learned,
+    print_skipped,
+)
 from router_training.fine_tuning.recording import Recorder
 from router_training.fine_tuning.tensorboard_log import tensorboard_run
 from router_training.fine_tuning.wandb_log import wandb_run
@@ -158,19 +163,19 @@ def fit_adapter(
     report_to: Annotated[
         Log, typer.Option(*_spelt("report_to"), help="Where figures go beside the artifact.")
     ] = Log.NONE,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
     device: Annotated[
         str, typer.Option(help="auto (GPU when there), cpu, cuda or cuda:N.")
     ] = "auto",
     on_bad_row: BadRowOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Fine-tune a LoRA adapter that names the expert for a request, and save it as an artifact.
 
     Ctrl-C keeps what was done; the same command continues.
-
-    Example: router-train fit-adapter --model_name_or_path Qwen/Qwen3-VL-8B-Instruct --data_path
-    datasets/routing_20251124_150334 --output_dir router_artifacts/adapter
     """
+    from router_runtime.config import EncoderRuntime
+
     runtime = validate(EncoderRuntime, {"device": device}, source="--device")
     with explained_imports("lora"):
         from router_runtime.weights.torch_setup import pick_device
@@ -219,12 +224,7 @@ def fit_adapter(
             keep_epochs=save_total_limit,
             recorder=recorder,
         )
-    for epoch in learned.log["epochs"]:
-        out.print(
-            "epoch {epoch}: training loss {train_loss:.4f}, validation loss {loss:.4f}, "
-            "accuracy {accuracy:.4f}, macro-F1 {macro_f1:.4f}".format(**epoch)
-        )
-    out.print(f"epoch {learned.log['best_epoch']} saved in {shown(output_dir)}")
+    print_learned(learned.log, output_dir, as_json=as_json)
 
 
 def _recorder(

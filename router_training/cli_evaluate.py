@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router_runtime.artifacts import load_artifact, read_manifest
-from router_runtime.config import RuntimeConfig
-from router_runtime.console import err, out, progress_bar
+from router_runtime.cli_options import (
+    ArtifactArgument,
+    JsonOption,
+    PolicyOption,
+    complete_artifacts,
+    complete_routers,
+)
+from router_runtime.console import err, explained_imports, out, print_json, progress_bar
 from router_runtime.errors import ConfigError
-from router_runtime.model_router import ModelRouter
-from router_training import pipeline
-from router_training.add_model import FOLDS, Addition, add_model, free_output, save_addition
 from router_training.cli_options import (
+    EXAMPLES,
     AllRowsOption,
     BadRowOption,
     ConfigArgument,
@@ -23,7 +27,6 @@ from router_training.cli_options import (
     ExamplesOption,
     HtmlOption,
     ImageRootOption,
-    JsonOption,
     NoExamplesOption,
     PlotsOption,
     ReportOption,
@@ -32,38 +35,23 @@ from router_training.cli_options import (
     print_skipped,
     shown,
 )
-from router_training.compare_tables import render_comparison
-from router_training.config import load_training_config
-from router_training.contestants import compare_files
-from router_training.evaluation_report import EvaluationReport
+from router_training.fitting import FOLDS
 from router_training.footprint import TIMED
-from router_training.held_out import held_out
-from router_training.importers import import_file
-from router_training.keep_left_out import check_same_run, keep_left_out
-from router_training.leave_out import leave_out, render_left_out
-from router_training.report import render_table
-from router_training.report_pages import (
-    EXAMPLES,
-    Wanted,
-    added_since,
-    subject_of_manifest,
-    write_files,
-    write_served_files,
-    write_walk_files,
-)
-from router_training.served import Served, read_records
-from router_training.store import write_whole
-from router_training.stored_report import stored_report
-from router_training.wording import interval, number, signed
+
+if TYPE_CHECKING:
+    from router_training.add_model import Addition
+    from router_training.evaluation_report import EvaluationReport
 
 
 def evaluate(
-    artifact: Annotated[Path | None, typer.Argument(help="Artifact folder.")] = None,
+    artifact: Annotated[
+        Path | None, typer.Argument(help="Artifact folder.", autocompletion=complete_artifacts)
+    ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Evaluation records.")] = None,
     config: Annotated[Path | None, typer.Option(help="Runtime config instead of ARTIFACT.")] = None,
     image_root: ImageRootOption = None,
     on_bad_row: BadRowOption = None,
-    policy: Annotated[str | None, typer.Option(help="Policy or preset.")] = None,
+    policy: PolicyOption = None,
     all_rows: AllRowsOption = False,
     output: ReportOption = None,
     html: HtmlOption = None,
@@ -72,10 +60,13 @@ def evaluate(
     no_examples: NoExamplesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a router on records, with the policy that serves.
-
-    Example: router-train evaluate router_artifacts/quickstart --data records.jsonl
-    """
+    """Evaluate a router on records, with the policy that serves."""
+    with explained_imports("train"):
+        from router_runtime.config import RuntimeConfig
+        from router_runtime.model_router import ModelRouter
+        from router_training.held_out import held_out
+        from router_training.report_pages import Wanted, write_served_files
+        from router_training.served import Served, read_records
     if (artifact is None) == (config is None):
         raise ConfigError("Name one of ARTIFACT and --config FILE.")
     if data is None:
@@ -96,7 +87,11 @@ def evaluate(
 
 def compare_routers(
     routers: Annotated[
-        list[Path], typer.Argument(help="Artifact folders, runtime configs or training configs.")
+        list[Path],
+        typer.Argument(
+            help="Artifact folders, runtime configs or training configs.",
+            autocompletion=complete_routers,
+        ),
     ],
     data: DataOption = None,
     image_root: ImageRootOption = None,
@@ -112,9 +107,11 @@ def compare_routers(
     """Compare routers on the same held-out records, with intervals against the first.
 
     One table tells accuracy and cost, what training took, and the size and the time of a decision.
-
-    Example: router-train compare router_artifacts/old router_artifacts/new --data records.jsonl
     """
+    from router_training.compare_tables import render_comparison
+    from router_training.contestants import compare_files
+    from router_training.store import write_whole
+
     found = compare_files(
         routers,
         data=data,
@@ -127,18 +124,23 @@ def compare_routers(
     )
     for message in found.messages:
         err.print(message, soft_wrap=True)
-    content = json.dumps(found.comparison.to_json(), indent=2, allow_nan=False)
+    content = found.comparison.to_json()
     if output is not None:
-        write_whole(output, f"{content}\n".encode())
+        write_whole(output, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     if as_json:
-        print(content)
+        print_json(content)
     else:
         render_comparison(found.comparison, out)
 
 
 def report(
     source: Annotated[
-        Path, typer.Argument(metavar="ARTIFACT|CONFIG", help="Artifact folder or training config.")
+        Path,
+        typer.Argument(
+            metavar="ARTIFACT|CONFIG",
+            help="Artifact folder or training config.",
+            autocompletion=complete_routers,
+        ),
     ],
     output: ReportOption = None,
     html: HtmlOption = None,
@@ -150,12 +152,23 @@ def report(
     """Show the held-out figures of an artifact, or of the run that a training config describes.
 
     An artifact holds no prompts; with a training config the page shows the worst regrets too.
-
-    Example: router-train report router_artifacts/quickstart --html report.html
     """
+    from router_runtime.artifacts import read_manifest
+    from router_training.config import load_training_config
+    from router_training.report_pages import (
+        Wanted,
+        added_since,
+        subject_of_manifest,
+        write_files,
+        write_walk_files,
+    )
+    from router_training.stored_report import stored_report
+
     wanted = Wanted(output, html, plots, 0 if no_examples else examples)
     wanted.check()
     if source.is_file():
+        from router_training import pipeline
+
         walk = pipeline.Walk(load_training_config(source), watch=progress_bar)
         print_skipped(walk.data)
         write_walk_files(walk, wanted)
@@ -176,11 +189,12 @@ def report(
 
 
 def add_model_to_artifact(
-    artifact: Annotated[Path, typer.Argument(help="Artifact folder; kept, unless it is --output.")],
+    artifact: ArtifactArgument,
     data: Annotated[Path, typer.Option("--data", help="Records with scores of the new model.")],
     model: Annotated[str, typer.Option("--model", help="The new model's name in the records.")],
     output: Annotated[
-        Path | None, typer.Option(help="Folder of the new artifact; default: ARTIFACT+MODEL.")
+        Path | None,
+        typer.Option(help="Folder of the new artifact; default: ARTIFACT+MODEL. ARTIFACT is kept."),
     ] = None,
     image_root: ImageRootOption = None,
     on_bad_row: BadRowOption = None,
@@ -191,11 +205,13 @@ def add_model_to_artifact(
     work_dir: Annotated[
         Path | None, typer.Option(help="Work folder of a run, whose embeddings are used again.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Add one more model to an artifact from some hundred of its scores, without retraining.
+    """Add one more model to an artifact from some hundred of its scores, without retraining."""
+    from router_runtime.artifacts import load_artifact
+    from router_training.add_model import add_model, free_output, save_addition
+    from router_training.importers import import_file
 
-    Example: router-train add-model router_artifacts/quickstart --data new.jsonl --model new-model
-    """
     target = output or free_output(artifact, model)
     trained = load_artifact(artifact)
     records = import_file(
@@ -213,6 +229,20 @@ def add_model_to_artifact(
             progress=progress,
         )
     saved = save_addition(addition, source=artifact, output=target)
+    if as_json:
+        print_json(
+            {
+                "artifact_id": saved.artifact_id,
+                "output": target,
+                "model_id": addition.model_id,
+                "labels": addition.labels,
+                "uncertainty": addition.uncertainty,
+                "held_out": None if addition.held_out is None else asdict(addition.held_out),
+                "notes": addition.notes,
+                "skipped": len(records.skipped),
+            }
+        )
+        return
     _print_addition(addition)
     out.print(f"artifact {saved.artifact_id} saved in {shown(target)}")
 
@@ -228,10 +258,10 @@ def leave_out_command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train without each data set in turn and measure on it: how the router meets the unknown.
+    """Train without each data set in turn and measure on it: how the router meets the unknown."""
+    from router_training.keep_left_out import check_same_run, keep_left_out
+    from router_training.leave_out import leave_out, render_left_out
 
-    Example: router-train leave-out configs/routerbench.yml --data records.jsonl
-    """
     settled = configured(config, data, image_root, None, seed, on_bad_row)
     if keep is not None:
         check_same_run(settled, keep)
@@ -239,19 +269,23 @@ def leave_out_command(
     if keep is not None:
         keep_left_out(found, keep, candidates=settled.candidates)
     if as_json:
-        print(json.dumps([entry.to_json() for entry in found], indent=2))
+        print_json({"left_out": [entry.to_json() for entry in found]})
     else:
         render_left_out(found, out)
 
 
 def _present(report: EvaluationReport, as_json: bool) -> None:
+    from router_training.report import render_table
+
     if as_json:
-        print(json.dumps(report.to_json(), indent=2))
+        print_json(report.to_json())
     else:
         render_table(report, out)
 
 
 def _print_addition(addition: Addition) -> None:
+    from router_training.wording import interval, number, signed
+
     out.print(f"{addition.model_id}: column fitted on {addition.labels} scores")
     held_out = addition.held_out
     if held_out is not None:

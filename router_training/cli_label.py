@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from router_runtime.cli_options import JsonOption
 from router_runtime.console import explained_imports
-from router_training.cli_options import JsonOption
-from router_training.labelling.config import LabelConfig, load_label_config
+
+if TYPE_CHECKING:
+    from router_training.labelling.config import LabelConfig
 
 LabelConfigArgument = Annotated[Path, typer.Argument(help="Labelling config (YAML).")]
 DryRunOption = Annotated[
@@ -43,6 +45,8 @@ def configured(
     output: Path | None = None,
 ) -> LabelConfig:
     """Return the labelling config with what the command line replaces."""
+    from router_training.labelling.config import load_label_config
+
     given: dict[str, Any] = {
         "max_cost_usd": None if max_cost_usd is None else Decimal(str(max_cost_usd)),
         "data.limit": limit,
@@ -61,19 +65,23 @@ def _run(
     *,
     dry_run: bool,
     partly: bool = False,
+    as_json: bool,
 ) -> None:
     with explained_imports("label"):
         from router_training import cli_label_run
     if dry_run:
         cli_label_run.print_estimate(
-            config, collecting=command != "judge", judging=command != "collect"
+            config,
+            collecting=command != "judge",
+            judging=command != "collect",
+            as_json=as_json,
         )
     elif command == "collect":
-        cli_label_run.collect_answers(config)
+        cli_label_run.collect_answers(config, as_json=as_json)
     elif command == "judge":
-        cli_label_run.judge_answers(config, partly=partly)
+        cli_label_run.judge_answers(config, partly=partly, as_json=as_json)
     else:
-        cli_label_run.label_samples(config, partly=partly)
+        cli_label_run.label_samples(config, partly=partly, as_json=as_json)
 
 
 def collect_command(
@@ -82,13 +90,11 @@ def collect_command(
     max_cost_usd: MaxCostOption = None,
     limit: LimitOption = None,
     engine: EngineOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Ask every candidate about every sample, and keep the answers.
-
-    Example: router-train collect configs/label.yml --dry-run
-    """
+    """Ask every candidate about every sample, and keep the answers."""
     settled = configured(config, max_cost_usd=max_cost_usd, limit=limit, engine=engine)
-    _run(settled, "collect", dry_run=dry_run)
+    _run(settled, "collect", dry_run=dry_run, as_json=as_json)
 
 
 def judge_command(
@@ -99,15 +105,13 @@ def judge_command(
     engine: EngineOption = None,
     output: RecordsOption = None,
     partial: PartialOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Judge the answers that are kept, and write evaluation records.
-
-    Example: router-train judge configs/label.yml
-    """
+    """Judge the answers that are kept, and write evaluation records."""
     settled = configured(
         config, max_cost_usd=max_cost_usd, limit=limit, engine=engine, output=output
     )
-    _run(settled, "judge", dry_run=dry_run, partly=partial)
+    _run(settled, "judge", dry_run=dry_run, partly=partial, as_json=as_json)
 
 
 def label_command(
@@ -118,15 +122,13 @@ def label_command(
     engine: EngineOption = None,
     output: RecordsOption = None,
     partial: PartialOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Collect, judge, and write evaluation records that ``router-train run`` reads.
-
-    Example: router-train label configs/label.yml --max-cost-usd 5
-    """
+    """Collect, judge, and write evaluation records that router-train run reads."""
     settled = configured(
         config, max_cost_usd=max_cost_usd, limit=limit, engine=engine, output=output
     )
-    _run(settled, "label", dry_run=dry_run, partly=partial)
+    _run(settled, "label", dry_run=dry_run, partly=partial, as_json=as_json)
 
 
 def audit_command(
@@ -138,16 +140,20 @@ def audit_command(
     no_pictures: Annotated[
         bool, typer.Option("--no-pictures", help="Leave pictures out of the page.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Draw answers for a person to look at and mark; ``trust --human`` reads the marks.
-
-    Example: router-train audit configs/label.yml --output audit --rows 200
-    """
+    """Draw answers for a person to look at and mark; trust --human reads the marks."""
     settled = configured(config, limit=limit)
     with explained_imports("label"):
         from router_training import cli_label_run
     cli_label_run.write_audit(
-        settled, output, rows=rows, seed=seed, pictures=not no_pictures, named=config
+        settled,
+        output,
+        rows=rows,
+        seed=seed,
+        pictures=not no_pictures,
+        again=str(config) if limit is None else f"{config} --limit {limit}",
+        as_json=as_json,
     )
 
 
@@ -159,10 +165,7 @@ def trust_command(
     limit: LimitOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how far the labels can be trusted: judges, their agreement, and human marks.
-
-    Example: router-train trust configs/label.yml --human audit/audit.csv
-    """
+    """Say how far the labels can be trusted: judges, their agreement, and human marks."""
     settled = configured(config, limit=limit)
     with explained_imports("label"):
         from router_training import cli_label_run

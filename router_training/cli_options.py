@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from router_runtime.console import err
-from router_training.config import TrainingConfig, load_training_config
-from router_training.labels import Evaluations
+from router_runtime.console import err, out, print_json
+from router_runtime.types import Json
+
+if TYPE_CHECKING:
+    from router_training.config import TrainingConfig
+    from router_training.labels import Evaluations
+
+EXAMPLES = 12
+"""Worst regrets that a page shows by default."""
 
 ConfigArgument = Annotated[Path, typer.Argument(help="Training config (YAML).")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Records; replaces data.path.")]
@@ -25,7 +31,6 @@ BadRowOption = Annotated[
 AllRowsOption = Annotated[
     bool, typer.Option("--all-rows", help="Also rows that it was trained on; the figures flatter.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ReportOption = Annotated[Path | None, typer.Option(help="Also write report.json here.")]
 HtmlOption = Annotated[
     Path | None, typer.Option("--html", help="Also write a self-contained HTML page here.")
@@ -48,6 +53,8 @@ def configured(
     on_bad_row: Literal["error", "skip"] | None,
 ) -> TrainingConfig:
     """Return the training config with what the command line replaces."""
+    from router_training.config import load_training_config
+
     given = {
         "data.path": data,
         "data.image_root": image_root,
@@ -73,3 +80,16 @@ def shown(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def print_learned(log: Json, folder: Path, *, as_json: bool) -> None:
+    """Print how fine-tuning went, epoch by epoch, and where the best is."""
+    if as_json:
+        print_json({"output": folder, "best_epoch": log["best_epoch"], "epochs": log["epochs"]})
+        return
+    for epoch in log["epochs"]:
+        out.print(
+            "epoch {epoch}: training loss {train_loss:.4f}, validation loss {loss:.4f}, "
+            "accuracy {accuracy:.4f}, macro-F1 {macro_f1:.4f}".format(**epoch)
+        )
+    out.print(f"epoch {log['best_epoch']} saved in {shown(folder)}")

@@ -11,27 +11,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router_runtime.config import EncoderRuntime
-from router_runtime.console import err, explained_imports, out, progress_bar
+from router_runtime.cli_options import JsonOption, complete_artifacts
+from router_runtime.console import err, explained_imports, out, print_json, progress_bar
 from router_runtime.errors import ConfigError, QueryError
-from router_runtime.router_inference import (
-    CategoryConfig,
-    InferenceSettings,
-    RouterInference,
-    load_category_config,
-)
 from router_runtime.types import Json
 from router_runtime.yaml_config import validate
-from router_training.cli_options import BadRowOption, print_skipped, shown
-from router_training.make_prompted import make_prompted
+from router_training.cli_options import BadRowOption, print_learned, print_skipped, shown
 from router_training.predictor_configs import SequenceConfig
-from router_training.sequence.batches import route_file
-from router_training.sequence.evaluating import evaluate_rows, print_evaluated
-from router_training.store import write_whole
+
+if TYPE_CHECKING:
+    from router_runtime.config import EncoderRuntime
+    from router_runtime.router_inference import RouterInference
 
 _DEFAULTS = SequenceConfig()
 _MODEL_PATH = Path("router_model")
@@ -85,20 +79,20 @@ def fit_sequence(
     patience: Annotated[
         int, typer.Option(min=1, help="Epochs without a better macro-F1 before it stops.")
     ] = _DEFAULTS.patience,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
     device: DeviceOption = None,
     wandb: Annotated[
         bool, typer.Option("--wandb", help="Send settings and figures to Weights & Biases.")
     ] = False,
     on_bad_row: BadRowOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Fine-tune a text classifier that tells categories of requests, and save it as an artifact.
 
     Ctrl-C keeps what was done; the same command continues.
-
-    Example: router-train fit-sequence --train_data train.jsonl --val_data val.jsonl
     """
     with explained_imports("clip"):
+        from router_runtime.router_inference import CategoryConfig, load_category_config
         from router_training.fine_tuning.wandb_log import wandb_run
         from router_training.sequence.categories import fit_categories, read_rows
     given = None if config is None else load_category_config(config)
@@ -134,19 +128,19 @@ def fit_sequence(
             progress=stack.enter_context(progress_bar("steps")),
             recorder=recorder,
         )
-    for epoch in learned.log["epochs"]:
-        out.print(
-            "epoch {epoch}: training loss {train_loss:.4f}, validation loss {loss:.4f}, "
-            "accuracy {accuracy:.4f}, macro-F1 {macro_f1:.4f}".format(**epoch)
-        )
-    out.print(f"epoch {learned.log['best_epoch']} saved in {shown(output_dir)}")
+    print_learned(learned.log, output_dir, as_json=as_json)
 
 
 def route_sequence(
     mode: Annotated[Mode, typer.Option(help="What to do.")] = Mode.INTERACTIVE,
     model_path: Annotated[
         Path | None,
-        typer.Option("--model_path", "--model-path", help="The artifact's folder."),
+        typer.Option(
+            "--model_path",
+            "--model-path",
+            help="The artifact's folder.",
+            autocompletion=complete_artifacts,
+        ),
     ] = None,
     query: Annotated[str | None, typer.Option(help="The text, in mode single.")] = None,
     input_file: Annotated[
@@ -173,11 +167,18 @@ def route_sequence(
     batch_size: Annotated[
         int, typer.Option("--batch_size", "--batch-size", min=1, help="Texts per pass.")
     ] = 32,
+    as_json: JsonOption = False,
 ) -> None:
     """Tell the category of texts: of one, of typed ones, of a file's, or measure on labelled ones.
 
-    Example: router-train route-sequence --mode single --query "What is 2+2?"
+    Modes single and interactive print a line of JSON per text anyway.
     """
+    from router_runtime.router_inference import (
+        InferenceSettings,
+        RouterInference,
+        load_category_config,
+    )
+
     _check_options(mode, query=query, input_file=input_file, test_file=test_file)
     settings = InferenceSettings()
     if config is not None:
@@ -196,25 +197,31 @@ def route_sequence(
                 except QueryError as error:
                     err.print(str(error), markup=False)
         case Mode.BATCH:
-            _batch(router, Path(str(input_file)), output_file)
+            _batch(router, Path(str(input_file)), output_file, as_json)
         case Mode.EVALUATE:
-            _evaluate(router, Path(str(test_file)), output_file, plot)
+            _evaluate(router, Path(str(test_file)), output_file, plot, as_json)
 
 
 def make_prompted_command(
     config: Annotated[Path, typer.Argument(help="YAML: predictor, candidates, output.")],
     output: Annotated[Path | None, typer.Option(help="Artifact folder; replaces output.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Make a router that asks a model which kind of request it is; nothing is trained.
+    """Make a router that asks a model which kind of request it is; nothing is trained."""
+    from router_training.make_prompted import make_prompted
 
-    Example: router-train make-prompted configs/prompted.yml
-    """
     artifact, folder = make_prompted(config, output=output)
+    if as_json:
+        told = {"artifact_id": artifact.artifact_id, "output": folder}
+        print_json({**told, "model_ids": artifact.model_ids})
+        return
     out.print(f"artifact {artifact.artifact_id} saved in {shown(folder)}")
     out.print("It is not calibrated; 'router-train run' with the same predictor does that.")
 
 
 def _runtime(device: str) -> EncoderRuntime:
+    from router_runtime.config import EncoderRuntime
+
     return validate(EncoderRuntime, {"device": device}, source="--device")
 
 
@@ -258,16 +265,26 @@ def _typed() -> Iterator[str]:
         yield line
 
 
-def _batch(router: RouterInference, source: Path, target: Path | None) -> None:
+def _batch(router: RouterInference, source: Path, target: Path | None, as_json: bool) -> None:
+    from router_training.sequence.batches import route_file
+
     if target is None:
         raise ConfigError("--mode batch needs --output_file.")
     with progress_bar("rows") as progress:
         done = route_file(router, source, target, progress=progress)
+    if as_json:
+        print_json({"output": target, "rows": done.rows, "resumed": done.resumed})
+        return
     resumed = f", {done.resumed} of them before" if done.resumed else ""
     out.print(f"{done.rows} rows{resumed}: {shown(target)}")
 
 
-def _evaluate(router: RouterInference, test_file: Path, report: Path | None, plot: Path) -> None:
+def _evaluate(
+    router: RouterInference, test_file: Path, report: Path | None, plot: Path, as_json: bool
+) -> None:
+    from router_training.sequence.evaluating import evaluate_rows, print_evaluated
+    from router_training.store import write_whole
+
     with explained_imports("clip"):
         from router_training.sequence.categories import read_categories
     data = read_categories(test_file, categories=router.categories)
@@ -275,9 +292,13 @@ def _evaluate(router: RouterInference, test_file: Path, report: Path | None, plo
         from router_training.sequence.plot_confusion import write_confusion
     with progress_bar("rows") as progress:
         found = evaluate_rows(router, data, progress)
-    print_evaluated(found, out)
     write_confusion(found.counts, found.categories, plot)
-    out.print(f"confusion matrix saved in {shown(plot)}")
     if report is not None:
         write_whole(report, (json.dumps(found.to_json(), indent=2) + "\n").encode())
+    if as_json:
+        print_json({**found.to_json(), "plot": plot, "output": report})
+        return
+    print_evaluated(found, out)
+    out.print(f"confusion matrix saved in {shown(plot)}")
+    if report is not None:
         out.print(f"figures saved in {shown(report)}")

@@ -9,20 +9,58 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, Literal, TypeAlias, cast
+from typing import cast
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from router_runtime.errors import DataError
 from router_runtime.prediction.heads.base import import_optional
 from router_runtime.types import F32, F64, Head, Int, Json, Progress
+from router_training.predictor_configs import (
+    HeadConfig,
+    KnnConfig,
+    LogisticConfig,
+    MemberConfig,
+    MlpConfig,
+    PlateauConfig,
+    PriorConfig,
+    StackConfig,
+    XGBoostConfig,
+)
 from router_training.rows import Features, join, read_chunks, take
+
+__all__ = [
+    "FITS",
+    "FOLDS",
+    "MATRIX_ROWS",
+    "MIN_TRAINING_ROWS",
+    "FitArrays",
+    "FitData",
+    "FitResult",
+    "HeadConfig",
+    "KnnConfig",
+    "LogisticConfig",
+    "MemberConfig",
+    "MlpConfig",
+    "PlateauConfig",
+    "PriorConfig",
+    "StackConfig",
+    "XGBoostConfig",
+    "base_rates",
+    "check_fit_data",
+    "fit_head",
+    "in_memory",
+    "log_loss",
+    "standardisation",
+    "untold",
+]
 
 logger = logging.getLogger(__name__)
 
 MIN_TRAINING_ROWS = 20
+FOLDS = 5
+"""Parts that are held out in turn to judge the column of a model that is added."""
+
 MATRIX_ROWS = 100_000
 """Training rows, and validation rows, that a head sees which needs them in memory all at once."""
 
@@ -143,161 +181,6 @@ def in_memory(data: FitData, *, seed: int) -> FitArrays:
         None if data.groups is None else data.groups[train],
         is_fold=data.is_fold,
     )
-
-
-class _Config(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class PlateauConfig(_Config):
-    """Learn more slowly where validation no longer improves.
-
-    Parameters
-    ----------
-    factor : float
-        What the learning rate is multiplied by.
-    patience : int
-        Evaluations without a better validation loss that are borne; the next one lowers the rate.
-    min_learning_rate : float
-        It is not lowered further.
-    """
-
-    factor: float = Field(default=0.5, gt=0, lt=1)
-    patience: int = Field(default=2, ge=0)
-    min_learning_rate: float = Field(default=1e-6, ge=0)
-
-
-class MlpConfig(_Config):
-    """Neural head; the defaults are the published router's.
-
-    Parameters
-    ----------
-    patience : int
-        Evaluations on validation without a better one that end training.
-    evaluate_steps : int or None
-        Steps from one evaluation to the next; None: an epoch.
-    plateau : PlateauConfig or None
-        None: the learning rate stays as it is.
-    tensorboard : Path or None
-        Folder in which every fit gets a folder of figures for TensorBoard. It changes nothing that
-        is learned and is kept in no artifact.
-    ensemble : int
-        Networks that differ in their seed only; their logits are averaged.
-    label_smoothing : float
-        Scores are drawn this share of the way to one half.
-    pos_weight : str
-        ``balanced`` gives good and bad answers of a model equal weight in its loss, whose total
-        stays the same; the shift of the odds that this causes is taken out of the logits again.
-    standardise : bool
-        Features are centred and scaled by their training mean and deviation.
-    search : int
-        Random-search trials over the published grid, next to the settings given here; the lowest
-        validation log loss wins.
-    device : str
-        ``auto`` takes a GPU when there is one. Only ``cpu`` is reproducible to the bit.
-    """
-
-    kind: Literal["mlp"] = "mlp"
-    hidden_dims: tuple[Annotated[int, Field(ge=1, le=16_384)], ...] = (512, 256, 128)
-    dropout: float = Field(default=0.3, ge=0, lt=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    batch_size: int = Field(default=64, ge=2)
-    epochs: int = Field(default=50, ge=1)
-    patience: int = Field(default=10, ge=1)
-    evaluate_steps: int | None = Field(default=None, ge=1)
-    plateau: PlateauConfig | None = None
-    tensorboard: Path | None = Field(default=None, exclude=True)
-    weight_decay: float = Field(default=1e-5, ge=0)
-    ensemble: int = Field(default=1, ge=1, le=64)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    pos_weight: Literal["none", "balanced"] = "none"
-    standardise: bool = True
-    search: int = Field(default=0, ge=0)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-
-
-class XGBoostConfig(_Config):
-    """Gradient-boosted trees, one booster per model.
-
-    ``patience`` rounds without a better validation log loss end a booster. ``threads`` = 0 takes
-    every core, which pays on an otherwise idle machine only.
-    """
-
-    kind: Literal["xgboost"] = "xgboost"
-    n_estimators: int = Field(default=400, ge=1)
-    max_depth: int = Field(default=4, ge=1, le=16)
-    learning_rate: float = Field(default=0.05, gt=0, le=1)
-    subsample: float = Field(default=0.8, gt=0, le=1)
-    colsample: float = Field(default=0.5, gt=0, le=1)
-    min_child_weight: float = Field(default=5.0, ge=0)
-    reg_lambda: float = Field(default=2.0, ge=0)
-    patience: int = Field(default=30, ge=1)
-    threads: int = Field(default=1, ge=0)
-
-
-class LogisticConfig(_Config):
-    """Linear head. ``C`` (as in scikit-learn, on standardised features) is chosen on validation."""
-
-    kind: Literal["logistic"] = "logistic"
-    C: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        default=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1.0), min_length=1
-    )
-    max_iterations: int = Field(default=300, ge=1)
-
-
-class KnnConfig(_Config):
-    """Nearest neighbours on a projection of the features; ``k`` and width chosen on validation.
-
-    ``pseudo_count`` neighbours that scored the model's base rate are added to the real ones.
-    """
-
-    kind: Literal["knn"] = "knn"
-    metric: Literal["cosine", "euclidean"] = "cosine"
-    k: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(10, 20, 40, 80, 160), min_length=1)
-    components: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
-        default=(16, 64), min_length=1
-    )
-    pseudo_count: float = Field(default=2.0, gt=0)
-
-
-class PriorConfig(_Config):
-    """Base rates; has no settings."""
-
-    kind: Literal["prior"] = "prior"
-
-
-MemberConfig: TypeAlias = Annotated[
-    MlpConfig | XGBoostConfig | LogisticConfig | KnnConfig | PriorConfig,
-    Field(discriminator="kind"),
-]
-
-
-class StackConfig(_Config):
-    """Shrunken combination of other heads.
-
-    Parameters
-    ----------
-    heads : tuple of configs
-        The members; a stack cannot be one.
-    folds : int
-        Cross-validation folds from whose left-out predictions the weights are fitted.
-    shrinkage : float
-        Strength, in rows, of the pull of a model's weights towards the weights common to all
-        models, and of those towards equal weights.
-    """
-
-    kind: Literal["stack"] = "stack"
-    heads: tuple[MemberConfig, ...] = Field(
-        default=(LogisticConfig(), KnnConfig(), MlpConfig()), min_length=1
-    )
-    folds: int = Field(default=5, ge=2, le=50)
-    shrinkage: float = Field(default=20.0, ge=0)
-
-
-HeadConfig: TypeAlias = Annotated[
-    MlpConfig | XGBoostConfig | LogisticConfig | KnnConfig | PriorConfig | StackConfig,
-    Field(discriminator="kind"),
-]
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,6 @@ from router_training.report_examples import Example, examples_of
 from router_training.served import Served
 from router_training.store import refuse_artifact_folder
 
-EXAMPLES = 12
-"""Worst regrets that a page shows by default."""
-
 _DIGEST = 16  # characters of a digest that are shown
 
 

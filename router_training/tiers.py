@@ -41,6 +41,7 @@ class TierTable(StrictModel):
     image_root : Path or None
         Its pictures, below the same folder.
     models : mapping of tier to model
+        Which of the table's models stands for it.
     origin, licence : str
         For the card.
     """
@@ -61,6 +62,7 @@ class TiersConfig(StrictModel):
     tiers : mapping of name to PriceConfig
         The columns of the records, in order, and their nominal prices.
     tables : tuple of TierTable
+        What is merged.
     """
 
     tiers: dict[str, PriceConfig] = Field(min_length=2)

@@ -96,6 +96,9 @@ def missing(done: Labelled, *, max_cost_usd: Decimal | None) -> tuple[str, ...]:
         lines.append(f"{answers:,} answers of candidates are still to come.")
     if asked.judged is not None and asked.judged.pending:
         lines.append(f"{asked.judged.pending:,} answers are still to be judged.")
+    for name, tally in asked.candidates.items():
+        if tally.failed and not (tally.answered or tally.refused or tally.pending):
+            lines.append(f"{name} answered nothing: all of its {tally.failed:,} calls failed.")
     return tuple(lines)
 
 

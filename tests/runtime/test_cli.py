@@ -143,6 +143,10 @@ def test_a_litellm_config_is_converted(artifact, tmp_path):
     done = call("import-config", "--from", "litellm", *arguments)
     assert done.returncode == 0, done.stderr
     assert "no counterpart: general_settings" in done.stderr
+    output.unlink()
+    told = json.loads(succeeded("import-config", "--from", "litellm", *arguments, "--json"))
+    assert told["output"] == str(output)
+    assert any("general_settings" in key for key in told["without_counterpart"])
     info = json.loads(succeeded("check-config", output, "--json"))
     assert info["candidates"] == ["sim-large-vl"]
     assert any("per process" in note for note in info["serving"])

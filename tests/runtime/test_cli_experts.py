@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -59,7 +60,10 @@ def test_adapters_are_added_listed_and_removed_on_a_running_server(url, monkeypa
     assert re.search(r"days\s+llama\s+0\.\d\d", listed)
     with pytest.raises(TargetStatusError, match="already been loaded"):
         command("add", "days", "calendar", *there)
-    assert "removed" in command("remove", "days", "--url", f"{url}/v1", "--key-env", "THE_KEY")
+    models = json.loads(command("list", *there, "--json"))["models"]
+    assert [(model["id"], model["parent"]) for model in models][-1] == ("days", "llama")
+    told = json.loads(command("remove", "days", "--url", f"{url}/v1", *there[2:], "--json"))
+    assert told["adapter"] == "days" and "removed" in told["said"]
     assert "days" not in command("list", *there)
     with pytest.raises(TargetStatusError, match="cannot be found"):
         command("remove", "days", *there)

@@ -54,15 +54,25 @@ def test_a_key_is_shown_once_works_and_is_revoked(config, call, tmp_path):
     assert status == 0
     assert all(part in shown for part in (caller.key_id, "app", "small", "usd_per_day 2.50"))
     assert key.strip()[14:] not in shown
-    (row,) = json.loads(call("list", "--config", config, "--json")[1])
+    (row,) = json.loads(call("list", "--config", config, "--json")[1])["keys"]
     assert row["limits"] == {"requests_per_minute": 60, "usd_per_day": "2.50"}
     assert (row["allowed_models"], row["revoked_at"]) == (["small"], None)
 
     assert "is revoked" in call("revoke", caller.key_id, "--config", config)[1]
     assert "revoked before" in call("revoke", caller.key_id, "--config", config)[1]
+    again = json.loads(call("revoke", caller.key_id, "--config", config, "--json")[1])
+    assert again == {"id": caller.key_id, "revoked_now": False}
     assert "revoked 20" in call("list", "--config", config)[1]
     keys.load()
     assert keys.status()["keys"] == 0
+
+
+def test_a_key_is_created_as_json(config, call):
+    status, shown, _ = call("create", "--config", config, "--name", "app", "--json")
+    made = json.loads(shown)
+    assert (status, made["name"]) == (0, "app")
+    assert set(made) == {"id", "name", "key"}
+    assert made["id"] in call("list", "--config", config)[1]
 
 
 def test_an_empty_list_says_what_that_means(config, call):

@@ -93,7 +93,10 @@ def test_export_feedback_writes_records_and_says_what_is_left_out(filled, tmp_pa
     assert "2 records" in shown
     assert "1 left out: their messages were not kept" in shown
     assert len(output.read_text().splitlines()) == 2
-    run("export-feedback", "--config", filled, "--output", output, "--key", "k1")
+    command = ["export-feedback", "--config", str(filled), "--output", str(output)]
+    done = CliRunner().invoke(app, [*command, "--key", "k1", "--json"])
+    told = {"output": str(output), "records": 1, "without_content": 0, "not_served": 0}
+    assert json.loads(done.stdout) == told
     assert len(output.read_text().splitlines()) == 1
     run("export-feedback", "--config", filled, "--output", output, "--since", "2026-09-22T00:00:00")
     assert json.loads(output.read_text())["idx"] == "d2"
@@ -110,6 +113,8 @@ def test_db_upgrade_makes_the_database_beside_the_config(config):
     assert status == 0
     assert "revision 0001" in shown
     assert (config.parent / "here.db").is_file()
+    told = json.loads(run("db", "upgrade", "--config", config, "--json")[1])
+    assert told["revision"] in shown and told["url"] in shown
     assert run("spend", "--config", config)[0] == 0
 
 

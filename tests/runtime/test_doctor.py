@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from router_runtime import doctor as checks
 from router_runtime.cli_doctor import doctor
-from router_runtime.doctor import disk, examine, extras, reached, to_json, versions
+from router_runtime.console import EXIT_FOUND
+from router_runtime.doctor import disk, examine, extras, listening, reached, to_json, versions
 
 SECRET = "hunter2-very-secret"  # noqa: S105 - what must not be printed
 
@@ -109,12 +110,26 @@ def test_a_server_that_refuses_is_reachable_and_one_that_is_not_there_is_not(ser
     assert reached("b", silent).status == "problem"
 
 
+def test_a_port_that_is_taken_is_a_note(server, silent):
+    taken, free = (int(url.split(":")[2].split("/")[0]) for url in (server, silent))
+    assert listening("127.0.0.1", taken).status == "note"
+    assert listening("127.0.0.1", free).status == "ok"
+
+
+def test_versions_tell_which_artifacts_are_read():
+    assert "(reads 1, 2, 3)" in told(versions(), "model-router").detail
+
+
 def test_a_config_in_order_has_no_problem(quick, trained, server, tmp_path, monkeypatch):
     monkeypatch.setenv("DOCTORS_KEY", SECRET)
     found = examine(config_file(tmp_path, trained[0].output, server))
     of_config = [f for f in found if f.name != "base"]
     assert [f for f in of_config if f.status == "problem"] == []
     assert told(found, "database").status == "note"  # made at the first start
+    (tried,) = (f for f in found if "a text was encoded" in f.detail)
+    assert (tried.section, tried.detail.split()[-1]) == ("encoders", "sim-small-text")
+    assert told(found, "model cache").section == "disk"
+    assert told(found, "port 8080").status in ("ok", "note")
     assert not (tmp_path / "store.db").exists()
     assert SECRET not in json.dumps(to_json(found))
 
@@ -156,9 +171,9 @@ def test_the_exit_status_says_whether_something_must_be_mended(quick, tmp_path, 
     app.command()(doctor)
     (tmp_path / "router.yml").write_text("candidates: 3\n")
     wrong = CliRunner().invoke(app, ["--config", str(tmp_path / "router.yml"), "--json"])
-    assert wrong.exit_code == 2
+    assert wrong.exit_code == EXIT_FOUND == 1
     assert json.loads(wrong.stdout)["ok"] is False
-    monkeypatch.setattr("router_runtime.cli_doctor.examine", lambda config: tuple(versions()))
+    monkeypatch.setattr("router_runtime.doctor.examine", lambda config: tuple(versions()))
     right = CliRunner().invoke(app, [])
     assert right.exit_code == 0
     assert "nothing has to be mended" in right.stdout

@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from router_training.cli import app
 
 QUICK = (
     "features: {encoders: [{kind: embedded, text_components: 16, thumbnail_components: 8}]}\n"
@@ -57,9 +60,10 @@ def test_a_run_leaves_its_report_in_the_work_folder_and_no_prompt_in_the_artifac
     assert page.count("<article") == 2
     assert json.loads((folder / "work" / "report" / "report.json").read_text())["strategies"]
     assert not list((folder / "artifact").glob("*.html"))
-    again = succeeded("run", "train.yml", "--no-examples", cwd=folder)
+    again = json.loads(succeeded("run", "train.yml", "--no-examples", "--json", cwd=folder))
     assert "This page holds" not in (folder / "work" / "report" / "report.html").read_text()
-    assert "saved in artifact" in again
+    assert again["output"] == str(folder / "artifact")
+    assert again["report"]["strategies"] and again["tuned"]["utility"]
 
 
 def test_pages_and_figures_of_an_artifact_a_config_and_an_evaluation(folder, workload, trained):
@@ -75,10 +79,20 @@ def test_pages_and_figures_of_an_artifact_a_config_and_an_evaluation(folder, wor
     assert len(list((folder / "plots").glob("*.png"))) == 5
 
 
-def test_stages_run_one_by_one(folder):
+def printed(*arguments: object) -> dict:
+    """Return the JSON of a command that runs in this process."""
+    return json.loads(CliRunner().invoke(app, list(map(str, arguments))).stdout)
+
+
+def test_stages_run_one_by_one(folder, monkeypatch):
     assert "features" in succeeded("embed", "train.yml", cwd=folder)
     assert "fitted logistic" in succeeded("fit", "train.yml", cwd=folder)
     assert "sim-large-vl" in succeeded("calibrate", "train.yml", cwd=folder)
+    monkeypatch.chdir(folder)
+    assert printed("embed", "train.yml", "--json")["rows"] == 400
+    assert printed("fit", "train.yml", "--json")["head"] == "logistic"
+    maps = printed("calibrate", "train.yml", "--json")["models"]
+    assert all(entry["chosen"] for entry in maps)
     tuned = json.loads(
         succeeded("tune", "train.yml", "--max-cost-per-1k", "1.0", "--json", cwd=folder)
     )
@@ -98,8 +112,12 @@ def test_options_replace_what_the_config_says(folder, workload):
 @pytest.mark.parametrize("suffix", [".json", ".jsonl.gz", ".parquet"])
 def test_import_writes_records_that_train_reads(folder, workload, suffix):
     output = f"out{suffix}"
-    shown = succeeded("import", workload / "records.jsonl", "--output", output, cwd=folder)
-    assert "400 records of 4 models" in shown
+    arguments = ("import", workload / "records.jsonl", "--output", output)
+    if suffix == ".json":
+        told = json.loads(succeeded(*arguments, "--json", cwd=folder))
+        assert (told["records"], len(told["model_ids"]), told["skipped"]) == (400, 4, 0)
+    else:
+        assert "400 records of 4 models" in succeeded(*arguments, cwd=folder)
     assert "400 rows" in succeeded("embed", "train.yml", "--data", output, cwd=folder)
 
 
@@ -125,8 +143,9 @@ def test_bad_rows_are_an_error_or_a_listed_skip(folder):
 
 
 def test_simulated_records_are_equal_for_equal_seeds(folder):
-    for name in ("one", "two"):
-        assert "simulated" in succeeded("simulate", name, "--rows", 30, cwd=folder)
+    assert "simulated" in succeeded("simulate", "one", "--rows", 30, cwd=folder)
+    told = json.loads(succeeded("simulate", "two", "--rows", 30, "--json", cwd=folder))
+    assert told == {"output": "two/records.jsonl", "rows": 30, "answers": None}
     one, two = ((folder / name / "records.jsonl").read_bytes() for name in ("one", "two"))
     assert one == two
     assert (folder / "one" / "example.png").read_bytes()[:4] == b"\x89PNG"
@@ -184,6 +203,9 @@ def test_a_model_is_added_from_the_command_line(folder, workload):
     assert manifest["model_ids"][-1] == hidden
     old_figures = call("report", f"artifact+{hidden}", cwd=folder)
     assert f"before {hidden} came to it" in old_figures.stderr
+    told = json.loads(succeeded(*arguments, "--output", "third", "--json", cwd=folder))
+    assert (told["model_id"], told["output"]) == (hidden, "third")
+    assert told["held_out"] and told["labels"] > 0
     again = call(*arguments, cwd=folder)
     assert (again.returncode, "--output" in again.stderr) == (2, True)
     twice = call(
@@ -197,7 +219,7 @@ def test_a_model_is_added_from_the_command_line(folder, workload):
 
 
 def test_each_data_set_is_left_out_from_the_command_line(folder):
-    found = json.loads(succeeded("leave-out", "train.yml", "--json", cwd=folder))
+    found = json.loads(succeeded("leave-out", "train.yml", "--json", cwd=folder))["left_out"]
     names = {entry["dataset"] for entry in found}
     assert len(names) == len(found) > 1
     assert all(entry["gap"]["low"] <= entry["gap"]["high"] for entry in found)

@@ -51,7 +51,9 @@ def call(*words: object):
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("screens") / "drawn"
-    call("draw-screens", folder, "--rows", 160, "--seed", 3, "--adapters", ",".join(FOUR))
+    four = ("--adapters", ",".join(FOUR))
+    done = call("draw-screens", folder, "--rows", 160, "--seed", 3, *four, "--json")
+    assert len(json.loads(done.stdout)["drawn"]) == 4
     return folder
 
 
@@ -108,7 +110,9 @@ def test_options_of_the_command_and_of_adapters_go_together(drawn, tmp_path):
 
 def test_balanced_leaves_rows_out(drawn, tmp_path):
     words = [*data_sets(drawn, FOUR[:2]), "--train-samples-calendar", 15, "--balanced"]
-    _, folder = generated(tmp_path, *words)
+    done, folder = generated(tmp_path, *words, "--json")
+    told = json.loads(done.stdout)
+    assert (told["output"], told["leaks"]) == (str(folder), [])
     rows = json.loads((folder / "metadata.json").read_text())["rows"]
     assert rows["train"]["claim-window"] + rows["val"]["claim-window"] == 15
 
@@ -139,7 +143,9 @@ def test_the_check_fails_where_parts_share_a_picture(drawn, tmp_path):
     with (folder / "val.jsonl").open("a") as file:
         file.write(json.dumps({**row, "id": "copy", "metadata": {}}) + "\n")
     done = call("check-routing-data", folder)
-    assert done.exit_code == 2
+    assert done.exit_code == 1
+    told = json.loads(call("check-routing-data", folder, "--json").stdout)
+    assert len(told["leaks"]) >= 1 and set(told["rows"]) == {"train", "val"}
     assert "shared: picture" in done.output
 
 
@@ -147,6 +153,8 @@ def test_conversion_says_what_it_wrote(drawn, tmp_path):
     _, folder = generated(tmp_path, *data_sets(drawn, FOUR[:2]))
     done = call("convert-routing-to-classification", folder, "--question", "picture")
     assert "train-classification.jsonl" in done.output
+    again = call("convert-routing-to-classification", folder, "--question", "picture", "--json")
+    assert all(n > 0 for n in json.loads(again.stdout)["rows"].values())
     human = json.loads((folder / "val-classification.jsonl").read_text().splitlines()[0])
     asked = human["conversations"][1]["value"]
     assert asked == "<image>\nWhich adapter should handle this screenshot?"

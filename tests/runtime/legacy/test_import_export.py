@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 import xgboost
+from typer.testing import CliRunner
 
 from router_runtime.artifacts import load_artifact
+from router_runtime.cli import app
 from router_runtime.errors import ArtifactError, ConfigError
 from router_runtime.legacy import export_files, import_artifact, plain_features
 from router_runtime.prediction.encoders.specs import ClipSpec, EmbeddedSpec, RemoteSpec
@@ -124,6 +126,14 @@ def test_an_imported_network_is_folded_and_keeps_its_order(tmp_path):
     X = rows()
     P = load_artifact(tmp_path / "out").head.predict_proba(X)
     np.testing.assert_allclose(P, probabilities(network(), X), atol=1e-6)
+
+
+def test_the_command_tells_what_it_made_as_json(tmp_path):
+    source, output = saved(tmp_path / "in", checkpoint()), tmp_path / "out"
+    words = ["import-artifact", str(source), "--output", str(output), "--json"]
+    told = json.loads(CliRunner().invoke(app, words).stdout)
+    assert (told["output"], told["model_ids"]) == (str(output), list(MODELS))
+    assert told["artifact_id"] == load_artifact(output).artifact_id
 
 
 def test_the_features_are_plain_and_nothing_is_claimed_about_them(tmp_path):

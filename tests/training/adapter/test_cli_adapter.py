@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -54,10 +56,11 @@ def test_options_may_be_spelt_with_dashes_and_a_folder_given(llama, few_texts, t
     output = tmp_path / "r"
     found = invoke(
         *("--model-name-or-path", llama, "--data-path", few_texts, "--output-dir", output),
-        *("--num-train-epochs", 1, "--lora-target-modules", "q_proj, v_proj"),
+        *("--num-train-epochs", 1, "--lora-target-modules", "q_proj, v_proj", "--json"),
         *QUICKLY,
     )
     assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["best_epoch"] == 1
     modules = load_artifact(output).parts.description.adapter["target_modules"]
     assert {name.rpartition(".")[2] for name in modules} == {"q_proj", "v_proj"}
 

@@ -49,6 +49,8 @@ def test_a_dry_run_asks_nobody(site):
         assert "Still to ask (30 samples)" in done.output
         assert ("sees" in done.output) == (command != "judge")
         assert ("judge (judge)" in done.output) == (command != "collect")
+    told = json.loads(call("collect", site.write(), "--dry-run", "--json").stdout)
+    assert told["samples"] == 30 and told["calls"] > 0
     assert sum(site.ledger()[0].values()) == 0
 
 
@@ -66,6 +68,9 @@ def test_what_the_budget_ends_says_how_to_go_on_and_then_does(site):
     assert call("collect", path).exit_code == 0
     done = call("judge", path)
     assert done.exit_code == 0 and "wrote 30 records" in done.output
+    told = json.loads(call("label", path, "--json").stdout)
+    assert (told["records"], told["missing"], told["samples"]) == (30, [], 30)
+    assert set(told["candidates"]["sees"]) >= {"answered", "pending", "cost_usd"}
 
 
 def test_a_target_that_refuses_ends_with_status_1_and_its_reason(site):
@@ -108,6 +113,8 @@ def test_marks_of_an_audit_come_back_as_agreement(site):
     done = call("audit", path, "--output", folder, "--rows", 12, "--no-pictures")
     assert done.exit_code == 0, done.output
     assert "12 answers to look at" in done.output
+    again = call("audit", path, "--output", site.folder / "b", "--rows", 2, "--json")
+    assert json.loads(again.stdout)["answers"] == 2
     with (folder / "audit.csv").open(encoding="utf-8-sig", newline="") as file:
         header, *rows = csv.reader(file)
     for row in rows:  # a person who agrees with every label

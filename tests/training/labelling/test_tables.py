@@ -72,6 +72,12 @@ def test_costs_that_nobody_told_are_marked():
     assert "at most $0.5000 for calls that told no cost" in " ".join(text.split())
 
 
+def test_a_candidate_that_never_answered_is_named():
+    silent = {LONG: Tally(failed=8), "other": Tally(answered=8)}
+    (line,) = missing(labelled(candidates=silent), max_cost_usd=None)
+    assert line == f"{LONG} answered nothing: all of its 8 calls failed."
+
+
 def test_a_finished_run_misses_nothing():
     assert missing(labelled(), max_cost_usd=None) == ()
 

@@ -57,7 +57,8 @@ def test_fit_sequence_takes_the_published_flags_and_saves_a_router(files, base, 
 def test_the_seed_and_the_rate_change_the_router(files, base, tmp_path):
     ids = set()
     for name, *more in (("a",), ("b",), ("c", "--seed", 5), ("d", "--learning_rate", 1e-3)):
-        assert fit(files, base, tmp_path / name, *more).exit_code == 0
+        result = fit(files, base, tmp_path / name, *more, "--json")
+        assert len(json.loads(result.stdout)["epochs"]) == 2
         ids.add((tmp_path / name / "sequence.safetensors").read_bytes())
     assert len(ids) == 3  # a and b are alike
 
@@ -118,17 +119,25 @@ def test_mode_batch_reads_and_writes_jsonl(router_model, files, tmp_path):
     assert "60 rows:" in " ".join(ask(*arguments).output.split())
     assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 60
     assert "60 rows, 60 of them before" in " ".join(ask(*arguments).output.split())
+    told = json.loads(ask(*arguments, "--json").stdout)
+    assert (told["rows"], told["resumed"]) == (60, 60)
 
 
-def test_mode_evaluate_prints_figures_and_writes_picture_and_json(router_model, files, tmp_path):
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_mode_evaluate_prints_figures_and_writes_picture_and_json(
+    router_model, files, tmp_path, more
+):
     pytest.importorskip("matplotlib")
     result = ask(
         *("route-sequence", "--mode", "evaluate", "--model_path", router_model[0]),
         *("--test_file", files / "test.jsonl", "--plot", tmp_path / "matrix.png"),
-        *("--output_file", tmp_path / "figures.json"),
+        *("--output_file", tmp_path / "figures.json", *more),
     )
     assert result.exit_code == 0, result.output
-    assert "accuracy" in result.output and "macro-F1" in result.output
+    if more:
+        assert json.loads(result.stdout)["macro_f1"] > 0.9
+    else:
+        assert "accuracy" in result.output and "macro-F1" in result.output
     assert (tmp_path / "matrix.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "figures.json").read_text())["accuracy"] > 0.9
 
@@ -164,6 +173,8 @@ def test_make_prompted_saves_an_artifact(tmp_path):
     result = ask("make-prompted", tmp_path / "p.yml")
     assert result.exit_code == 0 and "not calibrated" in result.output
     assert read_manifest(tmp_path / "made").predictor["kind"] == "prompted"
+    told = json.loads(ask("make-prompted", tmp_path / "p.yml", "--json").stdout)
+    assert told["model_ids"] == ["a", "b"]
 
 
 # --------------------------------------------------------------------------- scripts
