@@ -10,7 +10,7 @@ QUICKSTART_ARTIFACT := router_artifacts/quickstart
 SCREENS := runs/screens
 ADAPTERS := calendar,claim-window,provider-select,chandra-ocr
 
-.PHONY: quickstart label-demo compare test lint clean
+.PHONY: quickstart label-demo compare test lint reference docs clean
 
 quickstart: $(VENV)/.train  ## Draw a simulated workload, train on it, route a text and a picture.
 	$(BIN)/router-train simulate $(QUICKSTART_DATA) --rows 3000 --seed 0
@@ -50,6 +50,12 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+reference: $(VENV)/.dev  ## Write the pages of commands and config keys from the code.
+	$(BIN)/python docs/make_reference.py
+
+docs: $(VENV)/.dev  ## Build the guides into site/.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -62,8 +68,8 @@ $(VENV)/.label: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[clip,train,report,remote,minilm,label,service,otel,lora,onnx,export,tensorboard,ray,docs,notebooks,dev]'
+	$(PIP) --editable '.[clip,train,report,remote,minilm,label,service,otel,lora,onnx,openvino,export,tensorboard,ray,docs,notebooks,dev]'
 	@touch $@
 
 clean:  ## Remove what the targets made.
-	rm -rf $(VENV) runs router_artifacts/quickstart router_artifacts/label-demo
+	rm -rf $(VENV) runs site router_artifacts/quickstart router_artifacts/label-demo

@@ -31,15 +31,37 @@ Cost = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 class EncoderRuntime(StrictModel):
     """Where and how fast encoders run; never changes what they mean.
 
-    ``device`` is ``auto`` (GPU when there), ``cpu``, ``cuda`` or ``cuda:N``. ``url`` and
-    ``api_key_env`` override a remote encoder's own; ``base`` is the folder or hub id of a router
-    adapter's base model, where that is not at the place that the artifact names.
-
-    With ``engine`` ``onnx``, encoders of PyTorch are served from ``folder``: one that
-    ``model-router export-encoder`` wrote, or one that holds several of these. ``precision`` is one
-    that was exported there, ``threads`` those of one encoding, ``cpus`` those that it may run on.
-    An artifact takes it when it was exported from its encoder without loss, or when
+    With ``engine: onnx`` or ``openvino``, encoders of PyTorch are served from ``folder``. An
+    artifact takes such an encoder when it was exported from its own without loss, or when
     ``model-router check-encoder`` has accepted it.
+
+    Parameters
+    ----------
+    device : str
+        ``auto`` (a GPU when there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+    batch_size : int
+        Texts or pictures that are encoded together.
+    url : str or None
+        Where a remote encoder is, instead of the place that the artifact names.
+    api_key_env : str or None
+        Name of the environment variable with the key of a remote encoder.
+    base : str or None
+        Folder or hub id of a router adapter's base model, where that is not at the place that the
+        artifact names.
+    timeout_s : float
+        Seconds for one call of a remote encoder.
+    engine : str
+        ``torch``, or for exported encoders, which need no PyTorch, ``onnx`` or ``openvino``.
+    folder : Path or None
+        One that ``model-router export-encoder`` wrote, or one that holds several of these; for
+        exported encoders, as are all below.
+    precision : str
+        ``fp32`` or, with ``onnx``, ``int8``, whichever was exported there. With ``openvino``,
+        ``bf16`` computes what was exported as fp32 in bfloat16, on processors that have it.
+    threads : int
+        Of one encoding.
+    cpus : tuple of int or None
+        Numbers of the CPUs that it may run on; None: all. With ``openvino``, for one thread.
     """
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda|cuda:\d{1,3})$")
@@ -48,9 +70,9 @@ class EncoderRuntime(StrictModel):
     api_key_env: str | None = None
     base: str | None = Field(default=None, min_length=1)
     timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
-    engine: Literal["torch", "onnx"] = "torch"
+    engine: Literal["torch", "onnx", "openvino"] = "torch"
     folder: Path | None = None
-    precision: Literal["fp32", "int8"] = "fp32"
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
     threads: int = Field(default=1, ge=1, le=1024)
     cpus: tuple[Annotated[int, Field(ge=0, le=65_535)], ...] | None = Field(
         default=None, min_length=1
@@ -58,18 +80,36 @@ class EncoderRuntime(StrictModel):
 
     @model_validator(mode="after")
     def _one_engine(self) -> EncoderRuntime:
-        if self.engine == "onnx":
+        if self.exported:
+            engine = f"'engine: {self.engine}'"
             if self.folder is None:
                 raise ValueError(
-                    "'engine: onnx' needs 'folder', which `model-router export-encoder` writes"
+                    f"{engine} needs 'folder', which `model-router export-encoder` writes"
                 )
             if self.device.startswith("cuda"):
-                raise ValueError("'engine: onnx' runs on the CPU; leave 'device' out")
+                raise ValueError(f"{engine} runs on the CPU; leave 'device' out")
+            if self.precision == "bf16" and self.engine == "onnx":
+                raise ValueError("'precision: bf16' needs 'engine: openvino'")
+            if self.precision == "int8" and self.engine == "openvino":
+                raise ValueError("'precision: int8' needs 'engine: onnx', which is faster in it")
+            if self.engine == "openvino" and self.cpus is not None and self.threads > 1:
+                raise ValueError(
+                    "'cpus' with 'engine: openvino' needs 'threads: 1', because its other threads "
+                    "cannot be bound"
+                )
             return self
         given = self.model_fields_set & {"folder", "precision", "threads", "cpus"}
         if idle := sorted(name for name in given if getattr(self, name) is not None):
-            raise ValueError(f"'{idle[0]}' counts for 'engine: onnx' alone; set that, or remove it")
+            raise ValueError(
+                f"'{idle[0]}' counts for 'engine: onnx' or 'openvino' alone; set one of these, or "
+                "remove it"
+            )
         return self
+
+    @property
+    def exported(self) -> bool:
+        """Whether encoders come from a folder of exported ones."""
+        return self.engine != "torch"
 
     def placed(self, folder: Path) -> EncoderRuntime:
         """Return the same with its own folder relative to ``folder``, a config file's."""
@@ -79,7 +119,19 @@ class EncoderRuntime(StrictModel):
 
 
 class PriceConfig(StrictModel):
-    """USD per million tokens and per picture."""
+    """US dollars per million tokens and per picture.
+
+    Parameters
+    ----------
+    input_mtok : Decimal
+        Per million tokens of input.
+    output_mtok : Decimal
+        Per million tokens of output.
+    cached_input_mtok : Decimal or None
+        Per million input tokens that the provider had in its cache; None: as ``input_mtok``.
+    image : Decimal
+        Per picture, beside its tokens.
+    """
 
     input_mtok: Decimal = Field(ge=0)
     output_mtok: Decimal = Field(ge=0)
@@ -90,10 +142,29 @@ class PriceConfig(StrictModel):
 class CandidateConfig(StrictModel):
     """A model that may be chosen: what it accepts, what it costs and where it is called.
 
-    ``id`` is what every decision calls it. ``tier`` names the artifact's column that predicts for
-    it, where that has another name: of the base artifact ``weak`` or ``strong``.
-    ``price`` is USD; ``cost`` is a relative factor without a unit, as in ``model_costs``.
-    One config uses one of the two. ``target`` is needed only where the model is called.
+    One config uses ``price`` or ``cost``, not both.
+
+    Parameters
+    ----------
+    id : str
+        What every decision calls it.
+    tier : str or None
+        The artifact's column that predicts for it, where that has another name: of the base
+        artifact ``weak`` or ``strong``.
+    modalities : set of Modality
+        What it accepts; a request with a picture goes to candidates with ``image`` only.
+    context_window : int or None
+        Tokens; longer requests do not go to it. None: no bound is known.
+    tools : bool
+        Whether it can call tools; requests with tools go to no other.
+    json_mode : bool
+        Whether it can answer in JSON mode; requests that ask for it go to no other.
+    price : PriceConfig or None
+        US dollars.
+    cost : float or None
+        A relative factor without a unit, as in ``model_costs``.
+    target : TargetConfig or None
+        Where it is called; needed only where it is.
     """
 
     id: str = Field(min_length=1)
@@ -125,6 +196,7 @@ class FallbackConfig(StrictModel):
     Parameters
     ----------
     model : str
+        The candidate's id.
     novelty_above : float or None
         Bound on ``decision.novelty``: of queries like the training data a share of
         ``1 - novelty_above`` is beyond it; 1 never falls back. None: novelty does not matter, which
@@ -154,7 +226,14 @@ class FallbackConfig(StrictModel):
 class CheapestQualifiedConfig(StrictModel):
     """The cheapest model whose probability reaches its threshold (LLM Router v2's rule).
 
-    A model without an own threshold has ``default_threshold``; 0 lets it always qualify.
+    Parameters
+    ----------
+    thresholds : mapping of model to float
+        The probability that a model must reach.
+    default_threshold : float
+        Of models that ``thresholds`` does not name; 0 lets them always qualify.
+    fallback : FallbackConfig or None
+        Who takes queries of which a prediction says little; None: nobody in particular.
     """
 
     kind: Literal["cheapest_qualified"] = "cheapest_qualified"
@@ -164,7 +243,16 @@ class CheapestQualifiedConfig(StrictModel):
 
 
 class UtilityConfig(StrictModel):
-    """The highest ``P - lambda x cost``; lambda in 1/USD (or per unit of relative cost)."""
+    """The highest ``P - lambda x cost``.
+
+    Parameters
+    ----------
+    lambda_per_usd : float
+        Probability of a good answer that a US dollar must buy (or a unit of relative cost); 0
+        chooses by probability alone.
+    fallback : FallbackConfig or None
+        Who takes queries of which a prediction says little; None: nobody in particular.
+    """
 
     kind: Literal["utility"] = "utility"
     lambda_per_usd: float = Field(ge=0, allow_inf_nan=False)
@@ -172,14 +260,26 @@ class UtilityConfig(StrictModel):
 
 
 class HighestProbabilityConfig(StrictModel):
-    """The highest probability, whatever it costs."""
+    """The highest probability, whatever it costs.
+
+    Parameters
+    ----------
+    fallback : FallbackConfig or None
+        Who takes queries of which a prediction says little; None: nobody in particular.
+    """
 
     kind: Literal["highest_probability"] = "highest_probability"
     fallback: FallbackConfig | None = None
 
 
 class FixedConfig(StrictModel):
-    """Always the same model, while it is eligible."""
+    """Always the same model, while it is eligible.
+
+    Parameters
+    ----------
+    model : str
+        The candidate's id.
+    """
 
     kind: Literal["fixed"] = "fixed"
     model: str
@@ -206,6 +306,7 @@ class ImageFetchConfig(StrictModel):
     timeout_s : float
         Seconds for all pictures of one request.
     max_redirects : int
+        Followed for one picture, to allowed hosts only.
     """
 
     hosts: tuple[str, ...] = Field(min_length=1)
@@ -215,7 +316,17 @@ class ImageFetchConfig(StrictModel):
 
 
 class ImageLimitsConfig(StrictModel):
-    """Caps on incoming pictures; without ``fetch`` they come as data URIs only."""
+    """Caps on incoming pictures.
+
+    Parameters
+    ----------
+    max_bytes : int
+        Of one picture as it comes; larger ones are refused.
+    max_pixels : int
+        Of one picture, told before it is decoded; larger ones are refused.
+    fetch : ImageFetchConfig or None
+        From where pictures may be fetched; None: they come as data URIs only.
+    """
 
     max_bytes: int = Field(default=20 * 2**20, ge=1)
     max_pixels: int = Field(default=50_000_000, ge=1)

@@ -18,8 +18,12 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 class AdminConfig(StrictModel):
     """The admin API: its own port, on loopback only, with its own credential; off without one.
 
-    ``key_env`` names the variable that holds the credential. Where it is not set there is no
-    admin API.
+    Parameters
+    ----------
+    port : int
+        Where it listens.
+    key_env : str
+        Name of the variable that holds the credential. Where it is not set there is no admin API.
     """
 
     port: Port = 8081
@@ -27,14 +31,38 @@ class AdminConfig(StrictModel):
 
 
 class KeysConfig(StrictModel):
-    """Where the pepper of stored key digests is, and how soon a revoked key stops working."""
+    """How API keys are checked.
+
+    Parameters
+    ----------
+    pepper_env : str
+        Name of the variable with the secret that goes into the digests by which keys are stored.
+    refresh_s : float
+        Seconds after which a new or revoked key is known to every process.
+    """
 
     pepper_env: str = "MODEL_ROUTER_PEPPER"
     refresh_s: Seconds = 2.0
 
 
 class RequestLimits(StrictModel):
-    """Caps on one request, checked before anything is parsed, decoded or sent."""
+    """Caps on one request, checked before anything is parsed, decoded or sent.
+
+    Parameters
+    ----------
+    max_body_bytes : int
+        Of the body.
+    max_depth : int
+        Of objects and lists within one another in the body.
+    max_messages : int
+        Of a conversation.
+    max_images : int
+        In a conversation.
+    max_output_tokens : int
+        That a request may ask for.
+    max_in_flight : int
+        Requests at a time in this process; beyond it they are refused with status 503.
+    """
 
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024)
     max_depth: int = Field(default=32, ge=4, le=200)
@@ -66,11 +94,24 @@ class CallConfig(StrictModel):
 
 
 class BreakerConfig(StrictModel):
-    """A target that fails ``failures`` times within ``window_s`` rests for ``rest_s``.
+    """When a target that fails is left alone.
 
-    Then ``probes`` calls at a time are let through; one success closes the breaker, one failure
-    opens it for twice as long, up to ``max_rest_s``. While it is closed, each success takes one
-    failure back, so that a few per cent of failures under load open nothing.
+    After its rest one success closes the breaker, one failure opens it for twice as long. While it
+    is closed, each success takes one failure back, so that a few per cent of failures under load
+    open nothing.
+
+    Parameters
+    ----------
+    failures : int
+        So many within ``window_s`` open it.
+    window_s : float
+        Seconds that a failure counts.
+    rest_s : float
+        Seconds of the first rest.
+    max_rest_s : float
+        Seconds of the longest rest.
+    probes : int
+        Calls at a time that are let through after a rest.
     """
 
     failures: int = Field(default=5, ge=1)
@@ -83,9 +124,18 @@ class BreakerConfig(StrictModel):
 class StickinessConfig(StrictModel):
     """A conversation stays with its model unless another gains more than ``margin``.
 
-    The gain is told in the policy's own terms: probability for ``highest_probability`` and for a
-    model below its threshold, ``P - lambda x USD`` for ``utility``, share of the cost saved for
-    ``cheapest_qualified``. ``margin: 0`` switches stickiness off.
+    Parameters
+    ----------
+    margin : float
+        In the policy's own terms: probability for ``highest_probability`` and for a model below its
+        threshold, ``P - lambda x USD`` for ``utility``, share of the cost saved for
+        ``cheapest_qualified``. 0 switches stickiness off.
+    ttl_s : float
+        Seconds without a request after which a conversation's model is forgotten.
+    max_sessions : int
+        Conversations that are remembered; beyond it the oldest are forgotten.
+    header : str
+        The request header that names a conversation.
     """
 
     margin: float = Field(default=0.05, ge=0, allow_inf_nan=False)
@@ -97,8 +147,19 @@ class StickinessConfig(StrictModel):
 class BatchingConfig(StrictModel):
     """Concurrent requests are encoded together, and equal ones once.
 
-    What comes while the encoder works is its next batch. ``max_wait_ms`` makes an idle encoder wait
-    for company, which pays only where one alone costs nearly as much as many: on a GPU.
+    What comes while the encoder works is its next batch.
+
+    Parameters
+    ----------
+    max_wait_ms : float
+        Milliseconds that an idle encoder waits for company, which pays only where one alone costs
+        nearly as much as many: on a GPU.
+    max_batch : int
+        Requests that are encoded together.
+    max_queue : int
+        Requests that may wait; beyond it they are refused with status 503.
+    cache_entries : int
+        Predictions that are remembered for equal requests; 0: none.
     """
 
     max_wait_ms: float = Field(default=0.0, ge=0, le=1000)
@@ -108,7 +169,17 @@ class BatchingConfig(StrictModel):
 
 
 class ClampConfig(StrictModel):
-    """Bounds of what a request's ``router`` object may ask for."""
+    """Bounds of what a request's ``router`` object may ask for.
+
+    Parameters
+    ----------
+    threshold_min : float
+        A lower threshold becomes this.
+    threshold_max : float
+        A higher threshold becomes this.
+    max_cost_usd : Decimal or None
+        The most that ``max_cost_usd`` of a request may be; None: no bound.
+    """
 
     threshold_min: Share = 0.0
     threshold_max: Share = 1.0
@@ -158,9 +229,11 @@ class ExpensiveConfig(StrictModel):
     share : float
         Of the last ``window`` routed calls of a key; 1 switches the alarm off.
     window : int
+        Calls that are looked at.
     models : tuple of str
         The dear ones; empty: the dearest by price of output tokens.
     action : {"alarm", "clamp"}
+        ``alarm`` logs and counts it, ``clamp`` also takes the models away.
     """
 
     share: Share = 0.8
@@ -170,7 +243,15 @@ class ExpensiveConfig(StrictModel):
 
 
 class TracesConfig(StrictModel):
-    """OpenTelemetry: where spans go; None: nowhere. Content is never in them."""
+    """OpenTelemetry. Content is never in its spans.
+
+    Parameters
+    ----------
+    endpoint : str or None
+        URL that spans are sent to (OTLP over HTTP); None: nowhere.
+    sample : float
+        Share of requests that are traced.
+    """
 
     endpoint: str | None = None
     sample: Share = 1.0
@@ -181,8 +262,10 @@ class ServiceConfig(StrictModel):
 
     Parameters
     ----------
-    host, port
-        Where the service listens. Without keys only loopback is served.
+    host : str
+        Address at which the service listens. Without keys only loopback is served.
+    port : int
+        Port at which it listens.
     default_models : tuple of str
         Take a request, the first that can serve it, where the router itself fails. Empty: the
         candidates in their order.

@@ -89,7 +89,13 @@ Url = Annotated[str, AfterValidator(_plain_url)]
 
 
 class OpenAITargetConfig(_TargetBase):
-    """OpenAI itself."""
+    """OpenAI itself.
+
+    Parameters
+    ----------
+    base_url : str
+        Of the API, with its version.
+    """
 
     kind: Literal["openai"] = "openai"
     base_url: Url = "https://api.openai.com/v1"
@@ -97,7 +103,15 @@ class OpenAITargetConfig(_TargetBase):
 
 
 class AzureTargetConfig(_TargetBase):
-    """Azure OpenAI; ``model`` is the deployment's name."""
+    """Azure OpenAI; ``model`` is the deployment's name.
+
+    Parameters
+    ----------
+    endpoint : str
+        Of the resource, such as ``https://NAME.openai.azure.com``.
+    api_version : str
+        Sent with every call.
+    """
 
     kind: Literal["azure"]
     endpoint: Url
@@ -106,7 +120,13 @@ class AzureTargetConfig(_TargetBase):
 
 
 class NimTargetConfig(_TargetBase):
-    """NVIDIA NIM, hosted (the default) or one's own."""
+    """NVIDIA NIM, hosted (the default) or one's own.
+
+    Parameters
+    ----------
+    base_url : str
+        Of the API, with its version.
+    """
 
     kind: Literal["nim"]
     base_url: Url = "https://integrate.api.nvidia.com/v1"
@@ -114,21 +134,39 @@ class NimTargetConfig(_TargetBase):
 
 
 class VllmTargetConfig(_TargetBase):
-    """A vLLM server; ``model`` names the base model or one of its LoRA adapters."""
+    """A vLLM server; ``model`` names the base model or one of its LoRA adapters.
+
+    Parameters
+    ----------
+    base_url : str
+        Of the API, such as ``http://127.0.0.1:8000/v1``.
+    """
 
     kind: Literal["vllm"]
     base_url: Url
 
 
 class CompatibleTargetConfig(_TargetBase):
-    """Any other server that speaks OpenAI's API."""
+    """Any other server that speaks OpenAI's API.
+
+    Parameters
+    ----------
+    base_url : str
+        Of the API, such as ``http://127.0.0.1:8000/v1``.
+    """
 
     kind: Literal["compatible"]
     base_url: Url
 
 
 class LoraxTargetConfig(_TargetBase):
-    """A LoRAX server, which loads the adapter that ``model`` names when it is first asked for."""
+    """A LoRAX server, which loads the adapter that ``model`` names when it is first asked for.
+
+    Parameters
+    ----------
+    base_url : str
+        Of the API, such as ``http://127.0.0.1:8000/v1``.
+    """
 
     kind: Literal["lorax"]
     base_url: Url

@@ -25,9 +25,23 @@ _Head = TypeVar("_Head")
 class DataConfig(StrictModel):
     """Where the evaluation records are.
 
-    ``source`` is a format that ``router-train import`` knows, or ``auto``. ``limit`` takes that
-    many rows at random. ``model_ids`` are the models that may be scored, in the order of the
-    artifact's columns and of whole-number ``label``s; default: the models that occur.
+    Parameters
+    ----------
+    path : Path or None
+        A file, or a folder of Parquet files; may be given by ``--data`` instead.
+    source : str
+        A format that ``router-train import`` knows, or ``auto``.
+    image_root : Path or None
+        Where picture paths in records start; None: at the records' folder.
+    on_bad_row : str
+        ``error`` ends at a row that cannot be used, ``skip`` leaves it out and counts it.
+    drop_contaminated : bool
+        Leave out rows that a table marks as known to a model from its own training.
+    limit : int or None
+        That many rows at random; None: all.
+    model_ids : tuple of str or None
+        Models that may be scored, in the order of the artifact's columns and of whole-number
+        ``label``s; None: the models that occur.
     """
 
     path: Path | None = None
@@ -40,7 +54,19 @@ class DataConfig(StrictModel):
 
 
 class SplitConfig(StrictModel):
-    """Shares of rows; groups are never divided between parts."""
+    """Shares of rows; groups are never divided between parts.
+
+    Parameters
+    ----------
+    train : float
+        Fits encoders and head. The four sum to 1.
+    validation : float
+        Chooses settings, and when to stop.
+    calibration : float
+        Calibrates, and tunes thresholds or lambda.
+    test : float
+        Is measured on, once.
+    """
 
     train: float = Field(default=0.6, gt=0, lt=1)
     validation: float = Field(default=0.1, gt=0, lt=1)
@@ -60,7 +86,13 @@ class SplitConfig(StrictModel):
 
 
 class CalibrationConfig(StrictModel):
-    """How probabilities are calibrated; ``auto`` chooses per model by cross-validated log loss."""
+    """How probabilities are calibrated.
+
+    Parameters
+    ----------
+    method : str
+        ``auto`` chooses per model by cross-validated log loss.
+    """
 
     method: Literal["auto", "none", "temperature", "sigmoid", "isotonic"] = "auto"
 
@@ -68,7 +100,12 @@ class CalibrationConfig(StrictModel):
 class NoveltyFallbackConfig(StrictModel):
     """Who takes queries whose novelty is above a bound; part of the recommended policy.
 
-    ``model`` is by default the one that is best alone on the training and calibration rows.
+    Parameters
+    ----------
+    novelty_above : float
+        The bound; 1 never falls back.
+    model : str or None
+        None: the one that is best alone on the training and calibration rows.
     """
 
     novelty_above: Probability = 0.99
@@ -116,8 +153,14 @@ class NoveltyConfig(StrictModel):
 class TuneConfig(StrictModel):
     """The outcome that thresholds or lambda are tuned to, on the calibration split.
 
-    ``target_quality`` is a share of the best single model's quality; ``max_cost_per_1k`` is USD
-    per 1,000 calls (or relative cost units). One of the two.
+    One of the two; without either, 0.98 of the best single model's quality.
+
+    Parameters
+    ----------
+    target_quality : float or None
+        A share of the best single model's quality, at least cost.
+    max_cost_per_1k : float or None
+        US dollars per 1,000 calls (or relative cost units), at best quality.
     """
 
     target_quality: float | None = Field(default=None, gt=0, le=2)
@@ -143,8 +186,8 @@ class TrainingConfig(StrictModel):
 
     Parameters
     ----------
-    data, split, features, head, calibration, novelty, tune
-        One section a stage.
+    head : HeadConfig
+        Learns from the features; a kind alone (``head: logistic``) stands for its defaults.
     predictor : PredictorConfig or None
         Learns this instead of a head on features; of ``features`` only ``text`` counts then.
     encoder : EncoderRuntime

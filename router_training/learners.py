@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from router_runtime.prediction.encoders.base import file_digest
 from router_runtime.prediction.heads.base import import_optional
 from router_runtime.prediction.parts import PredictorParts, load_parts
 from router_runtime.prediction.predictor import Told, predict_told
-from router_runtime.prediction.prompted import PromptedConfig
+from router_runtime.prediction.prompted import PromptedConfig, PromptedPredictor
 from router_runtime.types import F64, Int, Json, Prediction, Progress, Query
 from router_runtime.weights.base_digest import base_digest as weights_digest
 from router_training.config import TrainingConfig
@@ -139,8 +140,8 @@ class Learning:
         queries = self._data.take(rows).queries
 
         def make(folder: Path) -> None:
-            with self._watch("tell") as progress:
-                told = self._asked.tell(queries)
+            with self._watch("tell") as progress, self._asked() as asked:
+                told = asked.tell(queries)
                 progress(len(queries), len(queries))
             np.savez(folder / "told.npz", P=told.P, known=told.known)
 
@@ -160,11 +161,21 @@ class Learning:
             tells_novelty=self.parts.tells_novelty,
         )
 
+    @contextmanager
+    def _asked(self) -> Iterator[_Telling]:
+        """Give the predictor; one that asks a target leaves no connection open."""
+        if not isinstance(self._predictor, PromptedConfig):
+            yield self._loaded
+            return
+        predictor = self._built(runtime_of(self._predictor, self._config.encoder))
+        with closing(cast(PromptedPredictor, predictor)) as asked:
+            yield asked
+
     @cached_property
-    def _asked(self) -> _Telling:
-        runtime = self._config.encoder
-        if isinstance(self._predictor, PromptedConfig):
-            runtime = runtime_of(self._predictor, runtime)
+    def _loaded(self) -> _Telling:
+        return self._built(self._config.encoder)
+
+    def _built(self, runtime: EncoderRuntime) -> _Telling:
         predictor = self.parts.build(
             self._data.model_ids,
             calibrator=Calibrator.identity(len(self._data.model_ids)),

@@ -15,6 +15,7 @@ TESTS = Path(__file__).resolve().parent
 SHARED = TESTS.parent.parent / "shared" / "data"
 
 sys.path.insert(0, str(TESTS / "benchmarks"))  # where makers lie that benchmarks use as well
+sys.path.insert(0, str(TESTS / "guides"))  # where the reading of documents lies
 
 
 def pytest_configure() -> None:

@@ -69,6 +69,7 @@ class ExpertsConfig(StrictModel):
     Parameters
     ----------
     base : BaseConfig
+        The model below all adapters.
     name : str or None
         What the base model alone is called in requests; None: ``base.model``.
     adapters : mapping of name to Path

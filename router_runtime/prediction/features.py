@@ -50,9 +50,9 @@ class FeatureSpec(Spec):
     encoders : tuple of EncoderSpec
         Composed by concatenation; at least one.
     normalise : {"l2", "none"}
-        Per half, as the module docstring says.
+        ``l2`` scales each encoder's half of text, and its half of pictures, to length 1.
     extra_columns : tuple of str
-        Names in ``EXTRA_COLUMNS``.
+        What else is told of a query: names in ``EXTRA_COLUMNS``, which are all there by default.
     text : TextRule
         Which part of a conversation is routed on.
     """

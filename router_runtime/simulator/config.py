@@ -21,7 +21,13 @@ Spread = Annotated[float, Field(ge=0, le=3, allow_inf_nan=False)]
 
 
 class TopicConfig(StrictModel):
-    """How prompts that ``answers`` does not know are given a topic: ``match`` is found in them."""
+    """How prompts that ``answers`` does not know are given a topic.
+
+    Parameters
+    ----------
+    match : str
+        A regular expression that is found in them.
+    """
 
     match: str = Field(min_length=1)
 
@@ -36,7 +42,15 @@ class TopicConfig(StrictModel):
 
 
 class LatencyConfig(StrictModel):
-    """Seconds to the first byte, log-normal: ``sigma`` is the spread of their logarithm."""
+    """Seconds to the first byte, log-normal.
+
+    Parameters
+    ----------
+    median_s : float
+        Half of the answers begin sooner.
+    sigma : float
+        Spread of the logarithm; 0: all take the same.
+    """
 
     median_s: Seconds = 0.0
     sigma: Spread = 0.0
@@ -68,7 +82,7 @@ class ErrorsConfig(StrictModel):
     rate : float
         Share of the calls.
     kinds : tuple of str
-        Names of ``faults.FAULT_KINDS``, each as likely as the others.
+        Each as likely as the others; an unknown one is refused with the list of all.
     sticky : bool
         Equal calls always meet the same fault, so that asking again does not help. Otherwise it
         depends on how many calls came before.
@@ -91,7 +105,12 @@ class ErrorsConfig(StrictModel):
 class RateLimitConfig(StrictModel):
     """Calls above it are answered 429 with ``Retry-After``.
 
-    ``burst`` calls may come at once (None: those of a minute); then they are refilled evenly.
+    Parameters
+    ----------
+    requests_per_minute : int
+        Refilled evenly.
+    burst : int or None
+        Calls that may come at once; None: those of a minute.
     """
 
     requests_per_minute: int = Field(ge=1)
@@ -132,8 +151,6 @@ class SimulatedModelConfig(StrictModel):
         A picture sent to a model without ``image`` is refused with 400.
     price : PriceConfig or None
         For the ledger; None: it costs nothing.
-    latency, usage, errors, rate_limit
-        How it behaves.
     tokens_per_second : float or None
         Output; None: all at once after ``latency``.
     max_concurrency : int or None
@@ -145,7 +162,7 @@ class SimulatedModelConfig(StrictModel):
     judge : JudgingConfig
         Used by the role ``judge``.
     dimensions : int
-        Of vectors; used by the role ``embedding``.
+        Length of vectors; used by the role ``embedding``.
     """
 
     role: Literal["candidate", "judge", "embedding"] = "candidate"
@@ -185,7 +202,8 @@ class SimulatorConfig(StrictModel):
     seed : int
         Of everything drawn.
     answers : Path or None
-        What the simulator knows, see ``known.read_answers``; relative to the config file.
+        Prompts and answers that the simulator knows, as ``router-train simulate --unlabelled``
+        writes them; relative to the config file.
     topics : mapping
         Topics of all other prompts; the first match counts.
     models : mapping

@@ -35,18 +35,22 @@ class ColumnsConfig(StrictModel):
     where the source has it.
     """
 
-    id: Column | None = None
-    prompt: Column | None = None
-    system: Column | None = None
-    answer: Column | None = None
-    images: tuple[Column, ...] = ()
-    messages: Column | None = None
-    texts: Column | None = None
-    conversations: Column | None = None
-    choices: Column | None = None
-    group: Column | None = None
-    dataset: Column | None = None
-    scorer: Column | None = None
+    id: Column | None = Field(default=None, description="What names a row.")
+    prompt: Column | None = Field(default=None, description="The question.")
+    system: Column | None = Field(default=None, description="A system prompt.")
+    answer: Column | None = Field(default=None, description="The reference answer.")
+    images: tuple[Column, ...] = Field(default=(), description="Pictures.")
+    messages: Column | None = Field(default=None, description="Conversations; see ``shape``.")
+    texts: Column | None = Field(default=None, description="Conversations; see ``shape``.")
+    conversations: Column | None = Field(default=None, description="Conversations; see ``shape``.")
+    choices: Column | None = Field(
+        default=None, description="Possible answers, which the prompt lists with letters."
+    )
+    group: Column | None = Field(
+        default=None, description="What keeps rows together when data are split."
+    )
+    dataset: Column | None = Field(default=None, description="The name of a row's data set.")
+    scorer: Column | None = Field(default=None, description="Names of a row's scorers.")
 
 
 class SourceConfig(StrictModel):
@@ -58,8 +62,12 @@ class SourceConfig(StrictModel):
         A hub id, a ``save_to_disk`` folder, a file, a folder of files or a glob pattern.
     kind : str
         ``auto`` tells them apart by looking.
-    name, split, revision : str or None
-        Subset, split and revision of a hub data set. ``split`` may be left out where there is one.
+    name : str or None
+        Subset of a hub data set.
+    split : str or None
+        Split of a hub data set; may be left out where there is one.
+    revision : str or None
+        Of a hub data set.
     streaming : bool
         Read a hub data set without downloading all of it.
     shape : str
@@ -125,8 +133,7 @@ class ScorerBase(StrictModel):
     ----------
     decides : str
         ``both``: its score stands. ``good``: only full marks stand, anything else goes to the next
-        scorer (an answer may be right in other words). Of the last scorer of a list every score
-        stands.
+        scorer, as an answer may be right in other words. Of a list's last scorer all scores stand.
     """
 
     decides: Literal["both", "good"] = "both"
@@ -135,7 +142,10 @@ class ScorerBase(StrictModel):
 class ExactConfig(ScorerBase):
     """Whether answer and reference are the same text.
 
-    ``normalise`` forgives case, punctuation, articles and blanks.
+    Parameters
+    ----------
+    normalise : bool
+        Forgive case, punctuation, articles and blanks.
     """
 
     kind: Literal["exact"]
@@ -144,7 +154,13 @@ class ExactConfig(ScorerBase):
 
 
 class ChoiceConfig(ScorerBase):
-    """The letter (or text) of a multiple choice; no letter found is no score of its own."""
+    """The letter (or text) of a multiple choice; no letter found is no score of its own.
+
+    Parameters
+    ----------
+    letters : str
+        Of the choices, in order.
+    """
 
     kind: Literal["choice"]
     letters: str = Field(default="ABCDEFGHIJ", min_length=2, pattern=r"^[A-Z]+$")
@@ -153,7 +169,10 @@ class ChoiceConfig(ScorerBase):
 class NumericConfig(ScorerBase):
     """The number that the answer gives as its result against the reference's.
 
-    Within either tolerance is right.
+    Parameters
+    ----------
+    relative, absolute : float
+        Tolerances; within either is right.
     """
 
     kind: Literal["numeric"]
@@ -162,7 +181,15 @@ class NumericConfig(ScorerBase):
 
 
 class RegexConfig(ScorerBase):
-    """1 where ``pattern`` is found; ``{reference}`` in it stands for the escaped reference."""
+    """1 where a pattern is found in the answer.
+
+    Parameters
+    ----------
+    pattern : str
+        A regular expression; ``{reference}`` in it stands for the escaped reference.
+    ignore_case : bool
+        Let capital and small letters be the same.
+    """
 
     kind: Literal["regex"]
     pattern: str = Field(min_length=1)
@@ -172,7 +199,10 @@ class RegexConfig(ScorerBase):
 class OverlapConfig(ScorerBase):
     """Word overlap with the reference.
 
-    ``f1`` of the bags of words, or ``rouge_l`` of the longest common subsequence.
+    Parameters
+    ----------
+    measure : str
+        ``f1`` of the words, or ``rouge_l`` of the longest common subsequence.
     """
 
     kind: Literal["overlap"]
@@ -180,10 +210,15 @@ class OverlapConfig(ScorerBase):
 
 
 class PythonConfig(ScorerBase):
-    """A function ``module:name`` that takes (sample, answer text) and returns a score or None.
+    """A function of yours.
 
-    ``version`` is told with the records (in ``scoring_sha256``); raise it when the function does
-    something else.
+    Parameters
+    ----------
+    function : str
+        ``module:name``; takes (sample, answer text) and returns a score or None.
+    version : str
+        Told with the records (in ``scoring_sha256``); raise it when the function does something
+        else.
     """
 
     kind: Literal["python"]
@@ -200,8 +235,16 @@ ScorerConfig = Annotated[
 class ScoringConfig(StrictModel):
     """Which scorers judge which samples, cheapest first.
 
-    ``default``, ``datasets`` (by data set) and a sample's own ``scorer`` list names of ``scorers``,
-    or ``judge`` for the LLM judge; a sample's own goes first, then its data set's.
+    A sample's own ``scorer`` goes first, then its data set's. ``judge`` is the LLM judge.
+
+    Parameters
+    ----------
+    scorers : mapping of name to ScorerConfig
+        By names of yours; a kind alone stands for its defaults.
+    default : tuple of str
+        Names of ``scorers``, or ``judge``, for samples of which nothing else is said.
+    datasets : mapping of data set to tuple of str
+        The same for the samples of one data set.
     """
 
     scorers: dict[str, ScorerConfig] = Field(default_factory=dict)
@@ -231,7 +274,19 @@ class ScoringConfig(StrictModel):
 
 
 class JudgeModelConfig(StrictModel):
-    """One model that judges; as a candidate, without what only candidates have."""
+    """One model that judges; as a candidate, without what only candidates have.
+
+    Parameters
+    ----------
+    id : str
+        What the records call it.
+    target : TargetConfig
+        Where it is called.
+    price : PriceConfig or None
+        US dollars.
+    images : bool
+        Whether it sees the pictures of a sample.
+    """
 
     id: str = Field(min_length=1)
     target: TargetConfig
@@ -299,8 +354,6 @@ class LabelConfig(StrictModel):
         What is labelled.
     candidates : tuple of CandidateConfig
         Who is asked, each with a ``target``.
-    ask, judge, scoring
-        One section a stage.
     max_cost_usd : Decimal or None
         Candidates and judges together, over all runs with this work folder.
     output : Path

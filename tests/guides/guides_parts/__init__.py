@@ -1,0 +1,1 @@
+"""What walks the guides: reads their blocks, and runs or checks them."""
