@@ -10,7 +10,7 @@ QUICKSTART_ARTIFACT := router_artifacts/quickstart
 SCREENS := runs/screens
 ADAPTERS := calendar,claim-window,provider-select,chandra-ocr
 
-.PHONY: quickstart label-demo compare test lint reference docs clean
+.PHONY: quickstart label-demo compare test lint reference docs notebooks clean
 
 quickstart: $(VENV)/.train  ## Draw a simulated workload, train on it, route a text and a picture.
 	$(BIN)/router-train simulate $(QUICKSTART_DATA) --rows 3000 --seed 0
@@ -55,6 +55,9 @@ reference: $(VENV)/.dev  ## Write the pages of commands and config keys from the
 
 docs: $(VENV)/.dev  ## Build the guides into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: $(VENV)/.dev  ## Execute the notebooks from clean; keep only the chosen pictures.
+	OMP_NUM_THREADS=1 $(BIN)/python notebooks/refresh.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -23,6 +23,7 @@ class MakePromptedConfig(StrictModel):
     Parameters
     ----------
     predictor : PromptedConfig
+        What is asked, and whom.
     output : Path
         The artifact's folder, relative to the file.
     text : TextRule

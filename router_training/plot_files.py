@@ -82,10 +82,15 @@ def write_png(figure: Figure, path: Path) -> None:
     RouterError
         The folder cannot be written.
     """
+    write_whole(path, png_of(figure))
+
+
+def png_of(figure: Figure, *, dpi: int = _DPI) -> bytes:
+    """Return the figure on white as the bytes of a PNG file."""
     stream = io.BytesIO()
     with mpl.rc_context({**STYLE}), no_glyph_warnings():
-        figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
-    write_whole(path, stream.getvalue())
+        figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
+    return stream.getvalue()
 
 
 def _themed(style: str) -> str:

@@ -418,7 +418,7 @@ def _payload(outcome: Outcome) -> bytes:
 def _connect(folder: Path, *, writable: bool) -> sqlite3.Connection:
     path = folder / _FILE
     if not writable and not path.is_file():
-        connection = sqlite3.connect(":memory:", isolation_level=None)
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         connection.executescript(_SCHEMA)
         return connection
     mode = "rwc" if writable else "ro"

@@ -5,7 +5,6 @@ What another engine has to return is the same ``Asked``.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from router_runtime.targets.registry import build_target
 from router_training.labelling.answer_store import AnswerStore
 from router_training.labelling.calls import Outcome, Status
 from router_training.labelling.config import LabelConfig
+from router_training.labelling.own_loop import OwnLoop
 from router_training.labelling.progress import Watch
 from router_training.labelling.responses import (
     BUDGET_REACHED,
@@ -181,9 +181,10 @@ def ask_local(
     KeyboardInterrupt
         After calls in flight have ended, or at once at a second Ctrl-C.
     """
-    return asyncio.run(
-        _asked(config, samples, store, targets, stages=stages, n_samples=n_samples, watch=watch)
-    )
+    with OwnLoop() as loop:
+        return loop.run(
+            _asked(config, samples, store, targets, stages=stages, n_samples=n_samples, watch=watch)
+        )
 
 
 async def _asked(

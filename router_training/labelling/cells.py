@@ -6,7 +6,6 @@ sample see the same.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +15,7 @@ from router_training.labelling.answer_store import AnswerStore
 from router_training.labelling.calls import Asker, Outcome, Status
 from router_training.labelling.config import LabelConfig
 from router_training.labelling.judge import Judged
+from router_training.labelling.own_loop import OwnLoop
 from router_training.labelling.responses import StoredAsker, call_for, ineligible_reason, models_of
 from router_training.labelling.samples import LabelSample
 from router_training.labelling.scoring import Scored, Scoring
@@ -119,17 +119,11 @@ class CellReader:
         self.scoring = Scoring(config, asker)
 
     def read(self, samples: Iterable[LabelSample]) -> Iterator[SampleCells]:
-        """Yield the cells of samples, in order, while few are in memory.
-
-        Raises
-        ------
-        RuntimeError
-            An event loop runs in this thread; use ``read_one`` there.
-        """
+        """Yield the cells of samples, in order, while few are in memory."""
         waiting = iter(samples)
-        with asyncio.Runner() as runner:
+        with OwnLoop() as loop:
             while batch := list(islice(waiting, _BATCH)):
-                yield from runner.run(self._read_batch(batch))
+                yield from loop.run(self._read_batch(batch))
 
     async def read_one(self, sample: LabelSample) -> SampleCells:
         """Return the cells of one sample."""

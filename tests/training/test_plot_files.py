@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import io
 import re
 
 import matplotlib as mpl
+import PIL.Image
 import pytest
 from matplotlib.figure import Figure
 
 from router_runtime.errors import RouterError
-from router_training.plot_files import StyleSheet, svg_of, write_png
+from router_training.plot_files import StyleSheet, png_of, svg_of, write_png
 from router_training.plot_style import PALETTE, STYLE
 
 
@@ -66,3 +68,11 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RouterError, match="cannot be written"):
         write_png(figure(), tmp_path / "file" / "x.png")
+
+
+def test_a_png_has_the_pixels_that_are_asked_for_and_nothing_of_its_making():
+    small, large = (png_of(figure(), dpi=dpi) for dpi in (50, 100))
+    assert PIL.Image.open(io.BytesIO(small)).size == (150, 100)
+    assert PIL.Image.open(io.BytesIO(large)).size == (300, 200)
+    assert small == png_of(figure(), dpi=50)
+    assert b"atplotlib" not in small
