@@ -58,6 +58,7 @@ class CategoryConfig(StrictModel):
     model_mappings : mapping of category to str
         The model that each is for; empty: the categories are the models.
     router_config : InferenceSettings
+        Where the trained router is, and when it is not trusted.
     """
 
     categories: tuple[str, ...] = Field(min_length=2)

@@ -19,7 +19,7 @@ from router_runtime.artifacts import Artifact, load_artifact, rewrite_predictor
 from router_runtime.config import EncoderRuntime, RuntimeConfig
 from router_runtime.errors import ConfigError
 from router_runtime.model_router import ModelRouter
-from router_runtime.prediction.encoders.onnx_folder import exported_fingerprints
+from router_runtime.prediction.encoders.onnx_folder import ServedPrecision, exported_fingerprints
 from router_runtime.prediction.feature_parts import AcceptedEncoder, ExportedEncoder
 from router_runtime.prediction.features import EmbeddingGenerator
 from router_runtime.types import F32, F64, Encoder, Json, Query
@@ -132,7 +132,7 @@ def compare(
         The artifact's.
     queries : sequence of Query
     runtime : EncoderRuntime
-        The exported encoders, ``engine`` being ``onnx``.
+        The exported encoders.
     config : RuntimeConfig, optional
         Candidates, prices and policies to decide with; the artifact's own when omitted.
     policy : str, optional
@@ -153,11 +153,6 @@ def compare(
     router = ModelRouter.from_config(settled)
     exported = artifact.feature_parts.build_encoders(runtime, unchecked=True)
     replaced = [i for i, encoder in enumerate(exported) if isinstance(encoder, ExportedEncoder)]
-    if not replaced:
-        raise ConfigError(
-            f"Artifact '{folder}' has no encoder that is exported "
-            f"({', '.join(artifact.parts.encoders)}); there is nothing to check."
-        )
     before = router.features(queries)
     generator = EmbeddingGenerator(artifact.features, exported)
     after = generator.encode(queries)
@@ -218,9 +213,19 @@ def reference_runtime(artifact: Artifact, runtime: EncoderRuntime) -> EncoderRun
     if runtime.folder is not None:
         for precision, fingerprint in exported_fingerprints(runtime.folder):
             if fingerprint in recorded:
-                return runtime.model_copy(update={"precision": precision})
+                return _serving(runtime, precision)
     kept = {"device", "batch_size", "url", "api_key_env", "timeout_s"}
     return EncoderRuntime(**runtime.model_dump(include=kept))
+
+
+def _serving(runtime: EncoderRuntime, precision: ServedPrecision) -> EncoderRuntime:
+    """Return what serves another precision from the same folder."""
+    if precision == "bf16":
+        return runtime.model_copy(
+            update={"engine": "openvino", "precision": precision, "cpus": None}
+        )
+    engine = "onnx" if precision == "int8" else runtime.engine
+    return runtime.model_copy(update={"engine": engine, "precision": precision})
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:

@@ -33,6 +33,10 @@ class Probes:
     texts: tuple[str, ...]
     images: tuple[Image, ...]
 
+    def or_else(self, other: Probes) -> Probes:
+        """Return them, with texts or pictures of ``other`` where there are none."""
+        return Probes(self.texts or other.texts, self.images or other.images)
+
 
 def read_samples(path: Path, *, rule: TextRule = TextRule()) -> list[Query]:
     """Return the queries of a file.

@@ -33,7 +33,7 @@ from router_runtime.messages import TextRule
 from router_runtime.prediction.calibration import Calibrator
 from router_runtime.prediction.heads.base import RESTORE, import_optional, read_file, softmax
 from router_runtime.prediction.novelty import NoveltyModel
-from router_runtime.prediction.parts import refuse_server
+from router_runtime.prediction.parts import refuse_exported, refuse_server
 from router_runtime.prediction.predictor import TellingPredictor, Told
 from router_runtime.types import F64, Bool, Json, Query, WeightsSize
 from router_runtime.yaml_config import StrictModel, problems
@@ -285,6 +285,7 @@ class AdapterParts:
         runtime: EncoderRuntime,
     ) -> AdapterPredictor:
         refuse_server(runtime, holds="a router adapter, whose base runs in this process")
+        refuse_exported(runtime, kinds=["adapter"])
         return AdapterPredictor(model_ids, self.description, self.network(runtime), calibrator)
 
 

@@ -30,7 +30,7 @@ from router_runtime.prediction.encoders.specs import RemoteSpec
 from router_runtime.prediction.features import EmbeddingGenerator, FeatureSpec
 from router_runtime.prediction.heads.base import RESTORE, load_head
 from router_runtime.prediction.novelty import NoveltyModel
-from router_runtime.prediction.parts import refuse_server
+from router_runtime.prediction.parts import refuse_exported, refuse_server
 from router_runtime.prediction.predictor import FeaturePredictor
 from router_runtime.types import Encoder, Head, Json
 from router_runtime.yaml_config import StrictModel, problems
@@ -229,16 +229,17 @@ class FeatureParts:
         EncoderError, MissingDependencyError
             If it cannot be built at all.
         ConfigError
-            If a server is configured that no encoder would use.
+            If a server or exported files are configured that no encoder would use.
 
         Notes
         -----
         The key of a remote encoder is taken from ``runtime.api_key_env`` alone: an artifact from
         elsewhere must not choose which variable of the environment is sent to the server it names.
         """
+        kinds = [spec.kind for spec in self.features.encoders]
         if not any(isinstance(spec, RemoteSpec) for spec in self.features.encoders):
-            kinds = ", ".join(spec.kind for spec in self.features.encoders)
-            refuse_server(runtime, holds=f"no remote encoder ({kinds})")
+            refuse_server(runtime, holds=f"no remote encoder ({', '.join(kinds)})")
+        refuse_exported(runtime, kinds=kinds)
         built = []
         entries = zip(
             _without_key_names(self.features).encoders,

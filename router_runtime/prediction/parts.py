@@ -19,13 +19,14 @@ than this rule).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from router_runtime.config import EncoderRuntime
 from router_runtime.errors import ArtifactError, ConfigError
 from router_runtime.messages import TextRule
 from router_runtime.prediction.calibration import Calibrator
+from router_runtime.prediction.encoders import EXPORTED_KINDS
 from router_runtime.prediction.heads.base import import_whole
 from router_runtime.prediction.novelty import NoveltyModel
 from router_runtime.types import Json, Predictor
@@ -150,6 +151,22 @@ def _parts_class(description: Mapping[str, Json]) -> Any:
         )
     module, name = PREDICTORS[kind]
     return getattr(import_whole(module), name)
+
+
+def refuse_exported(runtime: EncoderRuntime, *, kinds: Sequence[str]) -> None:
+    """Refuse exported files that no encoder would be read from.
+
+    Raises
+    ------
+    ConfigError
+        ``engine`` is that of exported encoders, and none of ``kinds`` can be one.
+    """
+    if runtime.exported and not set(kinds) & set(EXPORTED_KINDS):
+        raise ConfigError(
+            f"'engine: {runtime.engine}' is configured, but the artifact has no encoder that can "
+            f"be exported ({', '.join(kinds)}; those that can: {', '.join(EXPORTED_KINDS)}). "
+            "Remove engine, folder and precision from the config."
+        )
 
 
 def refuse_server(runtime: EncoderRuntime, *, holds: str) -> None:

@@ -35,6 +35,7 @@ from router_runtime.messages import TextRule
 from router_runtime.prediction.calibration import Calibrator
 from router_runtime.prediction.heads.base import RESTORE
 from router_runtime.prediction.novelty import NoveltyModel
+from router_runtime.prediction.parts import refuse_exported
 from router_runtime.prediction.predictor import TellingPredictor, Told
 from router_runtime.prediction.prompting import (
     LETTERS,
@@ -405,6 +406,7 @@ class PromptedParts:
         def make() -> Target:
             return build_target(_TARGET_ID, config) if target is None else target
 
+        refuse_exported(runtime, kinds=["prompted"])
         config = self._target_config(runtime)
         return PromptedPredictor(model_ids, self.description, target=make, calibrator=calibrator)
 

@@ -36,7 +36,7 @@ from router_runtime.prediction.heads.base import (
     softmax,
 )
 from router_runtime.prediction.novelty import NoveltyModel
-from router_runtime.prediction.parts import refuse_server
+from router_runtime.prediction.parts import refuse_exported, refuse_server
 from router_runtime.prediction.predictor import TellingPredictor, Told
 from router_runtime.types import F64, Json, Query, WeightsSize
 from router_runtime.yaml_config import StrictModel, problems
@@ -254,6 +254,7 @@ class SequenceParts:
         runtime: EncoderRuntime,
     ) -> SequencePredictor:
         refuse_server(runtime, holds="a sequence classifier, which runs in this process")
+        refuse_exported(runtime, kinds=["sequence"])
         return SequencePredictor(model_ids, self.description, self.network(runtime), calibrator)
 
 

@@ -194,4 +194,4 @@ def content_key(query: Query) -> bytes:
 def _independent(router: ModelRouter) -> bool:
     """Whether two threads may encode at a time without taking each other's processors."""
     kinds = set(router.artifact.parts.encoders)
-    return bool(kinds) and (kinds <= _THREADLESS or router.config.encoder.engine == "onnx")
+    return bool(kinds) and (kinds <= _THREADLESS or router.config.encoder.exported)

@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
+from encoding_parts import openvino_rows, pictures, whole
 from encoding_parts.peak import operations, peak
 from labelling_parts.table import Row, print_table
 from safetensors.torch import save_file
@@ -44,10 +45,11 @@ from router_runtime.prediction.encoders import build_encoder
 from router_runtime.prediction.encoders.clip import ClipEncoder
 from router_runtime.prediction.encoders.onnx_encoder import OnnxEncoder
 from router_runtime.prediction.encoders.onnx_folder import OnnxManifest
+from router_runtime.prediction.encoders.pictures_ahead import processors
 from router_runtime.prediction.encoders.specs import ClipSpec, EncoderRuntime
 from router_runtime.prediction.feature_parts import AcceptedEncoder, FeatureParts
 from router_runtime.prediction.features import FeatureSpec
-from router_runtime.prediction.heads.logistic import LogisticHead
+from router_runtime.prediction.heads.network import RouterNetwork, fold
 
 NAME = "ViT-B-32-quickgelu"
 TEXT = "Compare the chart in the second picture with the numbers of the table, and explain it."
@@ -210,7 +212,7 @@ def started(*arguments: object) -> dict[str, float]:
 
 def decided_by_int8(bench: Bench) -> Path:
     """Write an artifact that has accepted int8, and the config that serves it."""
-    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
     accepted = AcceptedEncoder(
         fingerprint=bench.manifest.fingerprint("int8"),
         precision="int8",
@@ -222,7 +224,7 @@ def decided_by_int8(bench: Bench) -> Path:
         FeatureSpec(encoders=(bench.spec,), extra_columns=()),
         (bench.source.fingerprint,),
         (None,),
-        LogisticHead(rng.normal(size=(1024, 3)).astype(np.float32), np.zeros(3, np.float32)),
+        fold(RouterNetwork(1024, 3, hidden_dims=(512, 256)).eval()),
     ).with_accepted(0, accepted)
     ids = ("small", "medium", "large")
     artifact = Artifact(
@@ -242,6 +244,25 @@ def decided_by_int8(bench: Bench) -> Path:
     return config
 
 
+def files(_: Bench) -> Iterator[Row]:
+    """Picture files to tensors."""
+    return pictures.rows(compare, ratio)
+
+
+def whole_decisions(bench: Bench) -> Iterator[Row]:
+    """From the text to the decision, on all processors, int8."""
+    decided_by_int8(bench)
+    config = bench.folder / "whole.yml"
+    config.write_text(
+        "artifact: artifact\n"
+        "encoder: {engine: onnx, folder: encoders, precision: int8, "
+        f"threads: {processors()}}}\n"
+        "service: {batching: {cache_entries: 0}}\n",
+        encoding="utf-8",
+    )
+    return whole.rows(config, Path(bench.spec.pretrained))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
@@ -250,7 +271,10 @@ def main() -> int:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         bench = prepare(Path(folder))
-        parts = (one_by_one, from_strings, cosines, starting)
+        parts = (
+            *(one_by_one, from_strings, cosines, files, starting, whole_decisions),
+            partial(openvino_rows.rows, compare=compare, text=TEXT),
+        )
         rows = [row for part in parts for row in part(bench)]
     if arguments.json:
         print(json.dumps([asdict(row) | {"met": row.met} for row in rows], indent=2))

@@ -4,9 +4,10 @@
 
 ``compare``: requests/s, streams/s and added latency, every gateway alone on one core, the load and
 the upstream on the other; ours routes every request (embedded encoder, no cache) with keys, spend
-and store on. ``memory``: resident memory over 20,000 requests. ``overload``: five times what it can
-do. ``soak``: minutes at 70 % of that with faults upstream; the spend in the store against the
-provider's own ledger. ``faults``: what is answered, refused and lost when parts are killed.
+and store on. ``decision``: a decision in process, and what LiteLLM's proxy adds to a request.
+``memory``: resident memory over 20,000 requests. ``overload``: five times what it can do. ``soak``:
+minutes at 70 % of that with faults upstream; the spend in the store against the provider's own
+ledger. ``faults``: what is answered, refused and lost when parts are killed.
 
 LiteLLM is installed by ``python -m venv ENV && ENV/bin/pip install 'litellm[proxy]==1.106.2'``;
 without ``--litellm`` its lines are left out, and a note says so. Linux only; needs two cores and
@@ -29,10 +30,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from labelling_parts.table import Row, print_table
-from service_parts import compare, faults, memory, soak
+from service_parts import compare, decision, faults, memory, soak
 from service_parts.site import default_artifact
 
-PARTS = ("compare", "memory", "overload", "soak", "faults")
+PARTS = ("compare", "decision", "memory", "overload", "soak", "faults")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,13 +65,15 @@ def _run(part: str, options: argparse.Namespace, folder: Path) -> tuple[list[Row
     if part == "faults":
         found = faults.run(options.artifact, folder)
         return faults.rows(found), faults.notes(found)
+    notes = [] if options.litellm else ["LiteLLM is left out: give its command with --litellm."]
+    if part == "decision":
+        return decision.measure(folder, litellm=options.litellm), notes
     settings = compare.Comparison(
         artifact=options.artifact,
         rounds=options.rounds,
         requests=options.requests,
         litellm=options.litellm,
     )
-    notes = [] if options.litellm else ["LiteLLM is left out: give its command with --litellm."]
     return compare.compare(settings, folder).rows(), notes
 
 

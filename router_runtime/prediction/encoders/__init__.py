@@ -25,11 +25,18 @@ _FACTORIES = {
     "vision-language": _VISION_LANGUAGE,
     "remote": "router_runtime.prediction.encoders.remote:RemoteEncoder",
 }
-_ONNX = "onnx"
-_FACTORIES[_ONNX] = "router_runtime.prediction.encoders.onnx_encoder:OnnxEncoder"
-_EXPORTED = ("clip",)
+ENCODER_KINDS = tuple(_FACTORIES)
+"""Every kind that a spec may have."""
+_EXPORTED = "router_runtime.prediction.encoders.onnx_encoder:OnnxEncoder"
+_ENGINES = {  # of exported encoders: what opens a graph
+    "onnx": "router_runtime.prediction.encoders.onnx_session:open_session",
+    "openvino": "router_runtime.prediction.encoders.openvino_session:open_session",
+}
+EXPORTED_KINDS = ("clip", "huggingface", "sentence")
+"""Kinds that ``engine: onnx`` and ``openvino`` serve."""
 _EXTRAS = {
-    _ONNX: "onnx",
+    "onnx": "onnx",
+    "openvino": "openvino",
     "clip": "clip",
     "huggingface": "clip",
     "sentence": "minilm",
@@ -44,6 +51,7 @@ _DISTRIBUTIONS = {  # what pip calls the modules that the implementations import
     "sentence_transformers": "sentence-transformers",
     "httpx": "httpx",
     "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
     "tokenizers": "tokenizers",
     "regex": "regex",
     "ftfy": "ftfy",
@@ -63,8 +71,8 @@ def build_encoder(
     spec : EncoderSpec
         What it is.
     runtime : EncoderRuntime
-        Where and how fast it runs; with ``engine`` ``onnx``, kinds that can be exported come
-        from its folder.
+        Where and how fast it runs; with ``engine`` ``onnx`` or ``openvino``, kinds that can be
+        exported come from its folder.
     state : mapping of str to ndarray, optional
         The fitted arrays of an ``embedded`` encoder; the others take none.
 
@@ -84,13 +92,10 @@ def build_encoder(
         return cast(Encoder, _factory(spec.kind)(spec, state))
     if state:
         raise EncoderError(f"an encoder of kind '{spec.kind}' takes no fitted state; give none.")
-    if runtime.engine == "onnx" and spec.kind in _EXPORTED:
-        return cast(Encoder, _factory(_ONNX)(spec, runtime))
+    if runtime.exported and spec.kind in EXPORTED_KINDS:
+        open_session = _imported(_ENGINES[runtime.engine], runtime.engine)
+        return cast(Encoder, _imported(_EXPORTED, runtime.engine)(spec, runtime, open_session))
     return cast(Encoder, _factory(spec.kind)(spec, runtime))
-
-
-ENCODER_KINDS = tuple(kind for kind in _FACTORIES if kind != _ONNX)
-"""Every kind that a spec may have."""
 
 
 def check_encoder(kind: str) -> None:
@@ -105,11 +110,16 @@ def check_encoder(kind: str) -> None:
 
 
 def _factory(kind: str) -> Any:
-    module, _, name = _FACTORIES[kind].partition(":")
+    return _imported(_FACTORIES[kind], kind)
+
+
+def _imported(path: str, user: str) -> Any:
+    """Return what ``module:name`` names, which the kind or engine ``user`` needs."""
+    module, _, name = path.partition(":")
     try:
         return getattr(import_whole(module), name)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if kind not in _EXTRAS or missing not in _DISTRIBUTIONS:
+        if user not in _EXTRAS or missing not in _DISTRIBUTIONS:
             raise
-        raise MissingDependencyError(_DISTRIBUTIONS[missing], _EXTRAS[kind]) from error
+        raise MissingDependencyError(_DISTRIBUTIONS[missing], _EXTRAS[user]) from error

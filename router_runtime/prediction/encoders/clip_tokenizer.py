@@ -6,8 +6,8 @@ character falls where it fell in training. Joining the bytes of a word is the wo
 ``tokenizers``: its result is the same, and it takes n log n steps for a word of n bytes where
 OpenAI's takes n². Words met before are remembered, within bounds.
 
-What is plain ASCII skips the cleaning and takes a simpler pattern; both are shown to make no
-difference there.
+What is plain ASCII skips the cleaning and takes a simpler pattern; other texts skip the steps of
+ftfy that could change nothing in them. Both are shown to make no difference.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import gzip
 import html
 import re
 import string
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from typing import Any, Final, Literal, Self, TypeAlias
 
 import ftfy
 import regex  # type: ignore[import-untyped]
+from ftfy.badness import is_bad
+from ftfy.fixes import fix_character_width, uncurl_quotes
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
@@ -45,6 +48,12 @@ _ASCII_WORDS: Final = re.compile(  # on cleaned text, where a blank is the only 
     rf"{_START}|{_END}|{_CONTRACTIONS}|[a-z]+|[0-9]|[^ a-z0-9]+", re.IGNORECASE
 )
 _NEEDS_CLEANING: Final = re.compile(r"[^\t\n\r -~]|&(?![ \t\n&]|\Z)")
+_CHANGED_BY_FTFY: Final = re.compile(  # each by itself; & may begin an entity
+    "[&\\x00-\\x08\\x0b\\r-\\x1f\\x7f-\\x9f\\u0132\\u0133\\u0149\\u01c4-\\u01cc\\u01f1-\\u01f3"
+    "\\u2028\\u2029\\u206a-\\u206f\\ufb00-\\ufb06\\ufeff\\ufff9-\\ufffc\\ud800-\\udfff]"
+)
+_WIDE: Final = re.compile("[\\u3000\\uff01-\\uffee]")
+_LINES: Final = re.compile(r"[^\n]*\n|[^\n]+")
 _PUNCTUATION: Final = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 _MAX_CACHED_WORDS: Final = 1 << 16
 _MAX_CACHED_CHARS: Final = 24  # a longer word hardly comes again
@@ -53,12 +62,29 @@ _MAX_CACHED_CHARS: Final = 24  # a longer word hardly comes again
 def clean(text: str, cleaning: Cleaning) -> str:
     """Return ``text`` as open_clip's ``clean_fn`` of that name does."""
     if _NEEDS_CLEANING.search(text):  # not ASCII, a control character, or what may be an entity
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+        text = html.unescape(html.unescape(_mended(text)))
     if cleaning == "canonicalize":
         text = text.translate(_PUNCTUATION).lower()
         return " ".join(text.split())
     text = " ".join(text.split())
     return text.lower() if cleaning == "lower" else text
+
+
+def _mended(text: str) -> str:
+    """Return ``ftfy.fix_text(text)``, sooner where it changes at most quotes and widths."""
+    if _CHANGED_BY_FTFY.search(text) or _is_odd(text):
+        return ftfy.fix_text(text)
+    plain: str = uncurl_quotes(fix_character_width(text) if _WIDE.search(text) else text)
+    if plain == text:
+        return text
+    return ftfy.fix_text(text) if "&" in plain or _is_odd(plain) else plain
+
+
+def _is_odd(text: str) -> bool:
+    """Whether ftfy would normalise the text, or take a line of it for wrongly decoded."""
+    if not unicodedata.is_normalized("NFC", text):
+        return True
+    return any(is_bad(line) for line in _LINES.findall(text))
 
 
 class ClipTokenizer:
@@ -196,8 +222,8 @@ class JsonTokenizer:
 
     Parameters
     ----------
-    path : Path or str
-        The file.
+    source : Path, str or bytes
+        The file, or its content.
     cleaning : {"lower", "whitespace", "canonicalize"}, optional
         What open_clip does to a text first; nothing for models that are not open_clip's.
 
@@ -207,13 +233,17 @@ class JsonTokenizer:
         The file is missing or damaged.
     """
 
-    def __init__(self, path: Path | str, *, cleaning: Cleaning | None = None) -> None:
+    def __init__(self, source: Path | str | bytes, *, cleaning: Cleaning | None = None) -> None:
         self.cleaning = cleaning
         try:
-            self._tokenizer = Tokenizer.from_file(str(path))
+            if isinstance(source, bytes):
+                self._tokenizer = Tokenizer.from_buffer(source)
+            else:
+                self._tokenizer = Tokenizer.from_file(str(source))
         except Exception as error:  # tokenizers raises bare Exception whatever is wrong
+            shown = "the tokenizer" if isinstance(source, bytes) else f"tokenizer '{source}'"
             raise EncoderError(
-                f"tokenizer '{path}' cannot be read: {' '.join(str(error).split())[:120]}. Copy "
+                f"{shown} cannot be read: {' '.join(str(error).split())[:120]}. Copy "
                 "the model's 'tokenizer.json' there again."
             ) from error
         self._tokenizer.no_truncation()  # windows decide, and batches pad

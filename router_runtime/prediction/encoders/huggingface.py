@@ -66,78 +66,92 @@ class HuggingFaceEncoder:
         folder = hub.model_folder(spec.model, revision=spec.revision)
         self._device = pick_device(runtime.device)
         self._batch_size = runtime.batch_size
-        self._model = load_model(folder, name=spec.model).to(self._device)
-        self._processor = loaded(AutoImageProcessor, folder, spec.model, backend="pil")
-        self._class_token = self._model.config.model_type in _CLASS_TOKEN
+        self.model = load_model(folder, name=spec.model).to(self._device)
+        self.processor = loaded(AutoImageProcessor, folder, spec.model, backend="pil")
+        self._class_token = self.model.config.model_type in _CLASS_TOKEN
         if not self._class_token and not (
-            hasattr(self._model, "get_text_features") and hasattr(self._model, "get_image_features")
+            hasattr(self.model, "get_text_features") and hasattr(self.model, "get_image_features")
         ):
             raise EncoderError(
-                f"'{spec.model}' is a {self._model.config.model_type} model. Supported are models "
+                f"'{spec.model}' is a {self.model.config.model_type} model. Supported are models "
                 f"with a text and a picture tower (CLIP, SigLIP) and {', '.join(_CLASS_TOKEN)}; "
                 "for text alone use the encoder kind 'sentence'."
             )
-        self._windows = None if self._class_token else self._text_windows(folder, spec)
+        self.windows = None if self._class_token else self._text_windows(folder, spec)
         self.text_dim = 0
-        if self._windows:
-            self.text_dim = self._encode_windows(self._windows.cut("a")).shape[1]
+        if self.windows:
+            self.text_dim = self.encode_windows(self.windows.cut("a")).shape[1]
         grey = PIL.Image.new("RGB", (64, 64), (128, 128, 128))
-        self.image_dim = self._encode_pictures([grey]).shape[1]
-        self.frozen = size_of(self._model.parameters())
+        self.image_dim = self.encode_pixels(self._prepared([grey])).shape[1]
+        self.frozen = size_of(self.model.parameters())
         self.fingerprint = fingerprint_of(
             {
                 "kind": self.kind,
                 "files": folder_digest(folder),
-                "windows": self._windows.describe() if self._windows else None,
+                "windows": self.windows.describe() if self.windows else None,
                 "picture": "class token" if self._class_token else "image features",
                 "dims": [self.text_dim, self.image_dim],
             }
         )
 
     def encode_texts(self, texts: Sequence[str]) -> F32:
-        if self._windows is None:
+        if self.windows is None:
             return absent_half(len(texts))
-        return self._windows.encode(
-            texts, self._encode_windows, dim=self.text_dim, batch_size=self._batch_size
+        return self.windows.encode(
+            texts, self.encode_windows, dim=self.text_dim, batch_size=self._batch_size
         )
 
     def encode_images(self, images: Sequence[Image]) -> F32:
         return encode_distinct(
             images,
-            lambda batch: self._encode_pictures([decode(image) for image in batch]),
+            lambda batch: self.encode_pixels(self.pixels(batch)),
             dim=self.image_dim,
             batch_size=self._batch_size,
             key=lambda image: image.sha256,
         )
 
     def _text_windows(self, folder: Path, spec: HuggingFaceSpec) -> TextWindows:
-        self._tokenizer = loaded(AutoTokenizer, folder, spec.model)
+        self.tokenizer = loaded(AutoTokenizer, folder, spec.model)
         return huggingface_windows(
-            self._tokenizer,
-            length=self._model.config.text_config.max_position_embeddings,
+            self.tokenizer,
+            length=self.model.config.text_config.max_position_embeddings,
             max_windows=spec.max_windows,
         )
 
     @torch.inference_mode()
-    def _encode_windows(self, windows: Sequence[Window]) -> F32:
-        """Encode windows padded to the model's full length, as SigLIP was trained."""
+    def encode_windows(self, windows: Sequence[Window]) -> F32:
+        """Return float32 (n_windows, text_dim).
+
+        All are padded to the model's full length, as SigLIP was trained.
+        """
         ids, mask = padded(
             windows,
-            pad_id=self._tokenizer.pad_token_id or 0,
-            length=self._model.config.text_config.max_position_embeddings,
-            side=self._tokenizer.padding_side,
+            pad_id=self.tokenizer.pad_token_id or 0,
+            length=self.model.config.text_config.max_position_embeddings,
+            side=self.tokenizer.padding_side,
         )
         inputs = {"input_ids": torch.from_numpy(ids).to(self._device)}
-        if "attention_mask" in self._tokenizer.model_input_names:
+        if "attention_mask" in self.tokenizer.model_input_names:
             inputs["attention_mask"] = torch.from_numpy(mask).to(self._device)
-        return to_numpy(_pooled(self._model.get_text_features(**inputs)))
+        return to_numpy(_pooled(self.model.get_text_features(**inputs)))
+
+    def pixels(self, images: Sequence[Image]) -> torch.Tensor:
+        """Return what the model sees of each picture: float32 (n_images, 3, height, width)."""
+        return self._prepared([decode(image) for image in images])
+
+    def _prepared(self, pictures: Sequence[PIL.Image.Image]) -> torch.Tensor:
+        pixels: torch.Tensor = self.processor(images=list(pictures), return_tensors="pt")[
+            "pixel_values"
+        ]
+        return pixels
 
     @torch.inference_mode()
-    def _encode_pictures(self, pictures: Sequence[PIL.Image.Image]) -> F32:
-        inputs = self._processor(images=list(pictures), return_tensors="pt").to(self._device)
+    def encode_pixels(self, pixels: torch.Tensor) -> F32:
+        """Return float32 (n_pictures, image_dim) of prepared pictures."""
+        pixels = pixels.to(self._device)
         if self._class_token:
-            return to_numpy(self._model(**inputs).last_hidden_state[:, 0])
-        return to_numpy(_pooled(self._model.get_image_features(**inputs)))
+            return to_numpy(self.model(pixel_values=pixels).last_hidden_state[:, 0])
+        return to_numpy(_pooled(self.model.get_image_features(pixel_values=pixels)))
 
 
 def load_model(

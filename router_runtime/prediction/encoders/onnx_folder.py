@@ -6,7 +6,12 @@
                                      the folder is complete
     text.<precision>.onnx, .bin      token ids to vectors: the graph, and its numbers
     picture.<precision>.onnx, .bin   pixels to vectors
-    bpe_simple_vocab_16e6.txt.gz     the tokenizer's merges
+    bpe_simple_vocab_16e6.txt.gz     the merges of CLIP's tokenizer, or
+    tokenizer.json                   another tokenizer
+
+To change the format: give a new form a class of its own beside those of today (a field with a
+default would change the fingerprints of folders that exist), raise ``format_version`` and leave the
+earlier numbers in its type; ``tests/data/encoder-v<n>.json`` are manifests of each version.
 
 ONNX graphs are data: nothing in the folder is executed but the operators of ONNX Runtime. Every
 file that is used is compared with the manifest's digest before it is read.
@@ -16,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -27,6 +32,7 @@ from router_runtime.prediction.encoders.clip_pixels import (
     Preprocessing,
     ResizeMode,
 )
+from router_runtime.prediction.encoders.processor_pixels import CroppedPreprocessing
 from router_runtime.prediction.encoders.specs import EncoderSpec, Spec
 from router_runtime.types import Json
 from router_runtime.yaml_config import StrictModel, problems
@@ -42,12 +48,15 @@ EQUAL_COSINE = 0.9999
 and large JPEGs are decoded at a fraction of their size; of ViT-B-32 that leaves 0.999998."""
 
 Precision = Literal["fp32", "int8"]
+ServedPrecision = Literal["fp32", "bf16", "int8"]
+"""``bf16`` computes the graphs of ``fp32`` in bfloat16, and is an encoder of its own."""
+TOKENIZER_FILE = "tokenizer.json"
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 _ANY_SPEC: TypeAdapter[EncoderSpec] = TypeAdapter(EncoderSpec)
 
 
 class TextHalf(StrictModel):
-    """How texts become token ids.
+    """How texts become token ids with CLIP's own tokenizer. What follows the end is never read.
 
     Parameters
     ----------
@@ -68,6 +77,39 @@ class TextHalf(StrictModel):
     merges: FileName
     cleaning: Literal["lower", "whitespace", "canonicalize"]
 
+    @property
+    def words(self) -> str:
+        """The tokenizer's file."""
+        return self.merges
+
+
+class JsonTextHalf(StrictModel):
+    """How texts become token ids with a ``tokenizer.json``.
+
+    Parameters
+    ----------
+    dim, length, max_windows : int
+        As in ``TextHalf``.
+    words : str
+        The file.
+    padding : {"ignored", "masked", "read"}
+        What fills a shorter window up is never read; or is, unless the graph is told where the
+        window ends; or is part of what the model was trained on, always to the full length.
+    pad_id : int
+        The token that fills up.
+    """
+
+    dim: int = Field(ge=1)
+    length: int = Field(ge=3)
+    max_windows: int = Field(ge=1)
+    tokenizer: Literal["json"] = "json"
+    words: FileName = TOKENIZER_FILE
+    padding: Literal["ignored", "masked", "read"]
+    pad_id: int = Field(ge=0)
+
+
+AnyTextHalf = Annotated[TextHalf | JsonTextHalf, Field(discriminator="tokenizer")]
+
 
 class PictureHalf(StrictModel):
     """How pictures become pixels; the fields are those of ``clip_pixels.Preprocessing``."""
@@ -81,15 +123,30 @@ class PictureHalf(StrictModel):
     interpolation: Interpolation
     fill_color: int
 
-    @classmethod
-    def of(cls, preprocessing: Preprocessing, *, dim: int) -> Self:
-        """Return what a manifest keeps of ``preprocessing``."""
-        return cls.model_validate({"dim": dim, **dataclasses.asdict(preprocessing)})
-
     @property
     def preprocessing(self) -> Preprocessing:
         """What turns a picture into pixels."""
         return Preprocessing(**self.model_dump(exclude={"dim"}))
+
+
+class CroppedPictureHalf(PictureHalf):
+    """The same for ``processor_pixels.CroppedPreprocessing``."""
+
+    shorter_side: int = Field(ge=1)
+
+    @property
+    def preprocessing(self) -> CroppedPreprocessing:
+        """What turns a picture into pixels."""
+        return CroppedPreprocessing(**self.model_dump(exclude={"dim"}))
+
+
+AnyPictureHalf = CroppedPictureHalf | PictureHalf
+
+
+def picture_half(preprocessing: Preprocessing, *, dim: int) -> AnyPictureHalf:
+    """Return what a manifest keeps of ``preprocessing``."""
+    kind = CroppedPictureHalf if isinstance(preprocessing, CroppedPreprocessing) else PictureHalf
+    return kind.model_validate({"dim": dim, **dataclasses.asdict(preprocessing)})
 
 
 class Measured(StrictModel):
@@ -162,19 +219,19 @@ class OnnxManifest(StrictModel):
         The exported encoder's spec.
     source_fingerprint : str
         Its fingerprint.
-    text, picture : TextHalf, PictureHalf or None
+    text, picture
         None where it has no such half.
     variants : mapping of precision to Variant
     files : mapping of name to hex sha256
         Every file of the folder but this one.
     """
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2
     created_by: str
     spec: dict[str, Json]
     source_fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
-    text: TextHalf | None
-    picture: PictureHalf | None
+    text: AnyTextHalf | None
+    picture: AnyPictureHalf | None
     variants: dict[Precision, Variant] = Field(min_length=1)
     files: dict[FileName, str]
 
@@ -195,15 +252,15 @@ class OnnxManifest(StrictModel):
                 "encoder again."
             ) from error
 
-    def used_files(self, precision: Precision) -> tuple[str, ...]:
+    def used_files(self, precision: ServedPrecision) -> tuple[str, ...]:
         """Return the files that a precision needs."""
-        variant = self.variants[precision]
-        names = [self.text.merges] if self.text is not None else []
+        variant = self.variants[exported_as(precision)]
+        names = [self.text.words] if self.text is not None else []
         for half in (variant.text, variant.picture):
             names += [] if half is None else [half.file, half.data]
         return tuple(sorted(names))
 
-    def fingerprint(self, precision: Precision) -> str:
+    def fingerprint(self, precision: ServedPrecision) -> str:
         """Return the fingerprint of the encoder that a precision makes.
 
         It covers the source's own (weights, preprocessing, windows), the graphs with their
@@ -220,9 +277,21 @@ class OnnxManifest(StrictModel):
             }
         )
 
-    def stands_for(self, precision: Precision) -> str | None:
+    def stands_for(self, precision: ServedPrecision) -> str | None:
         """Return the fingerprint of the encoder that a precision equals; None: of no other."""
-        return self.source_fingerprint if self.variants[precision].equal else None
+        equal = precision != "bf16" and self.variants[precision].equal
+        return self.source_fingerprint if equal else None
+
+    @property
+    def served(self) -> tuple[ServedPrecision, ...]:
+        """The precisions in which it can be served."""
+        exported: list[ServedPrecision] = [*self.variants]
+        return (*exported, "bf16") if "fp32" in exported else tuple(exported)
+
+
+def exported_as(precision: ServedPrecision) -> Precision:
+    """Return the precision whose files are read."""
+    return "fp32" if precision == "bf16" else precision
 
 
 def read_manifest(folder: Path) -> OnnxManifest:
@@ -284,8 +353,8 @@ def find_exported(folder: Path, spec: Spec) -> tuple[Path, OnnxManifest]:
     )
 
 
-def exported_fingerprints(folder: Path) -> list[tuple[Precision, str]]:
-    """Return precision and fingerprint of all that a folder, or the folders in it, hold.
+def exported_fingerprints(folder: Path) -> list[tuple[ServedPrecision, str]]:
+    """Return precision and fingerprint of all that a folder, or the folders in it, can serve.
 
     Raises
     ------
@@ -293,7 +362,7 @@ def exported_fingerprints(folder: Path) -> list[tuple[Precision, str]]:
         A manifest is damaged.
     """
     manifests = [read_manifest(place) for place in _places(folder)]
-    return [(p, manifest.fingerprint(p)) for manifest in manifests for p in manifest.variants]
+    return [(p, manifest.fingerprint(p)) for manifest in manifests for p in manifest.served]
 
 
 def _places(folder: Path) -> list[Path]:
@@ -302,20 +371,21 @@ def _places(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"[!.]*/{MANIFEST}"))
 
 
-def variant_of(folder: Path, manifest: OnnxManifest, precision: Precision) -> Variant:
-    """Return what a folder holds of one precision.
+def variant_of(folder: Path, manifest: OnnxManifest, precision: ServedPrecision) -> Variant:
+    """Return the files of a folder that one precision reads.
 
     Raises
     ------
     EncoderError
         It was not exported.
     """
-    if precision not in manifest.variants:
+    stored = exported_as(precision)
+    if stored not in manifest.variants:
         raise EncoderError(
-            f"'{folder}' holds no {precision} (exported: {', '.join(sorted(manifest.variants))}). "
-            f"Export it with: model-router export-encoder SPEC --precision {precision}"
+            f"'{folder}' holds no {stored} (exported: {', '.join(sorted(manifest.variants))}). "
+            f"Export it with: model-router export-encoder SPEC --precision {stored}"
         )
-    return manifest.variants[precision]
+    return manifest.variants[stored]
 
 
 def checked_file(folder: Path, manifest: OnnxManifest, name: str) -> Path:

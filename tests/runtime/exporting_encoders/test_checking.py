@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from router_runtime.artifacts import load_artifact, rewrite_predictor
 from router_runtime.cli_encoders import register
 from router_runtime.config import EncoderRuntime, RuntimeConfig
+from router_runtime.console import EXIT_FOUND
 from router_runtime.errors import ArtifactError, ArtifactIntegrityError, ConfigError, DataError
 from router_runtime.model_router import ModelRouter
 from router_runtime.types import Query
@@ -135,7 +136,7 @@ def test_a_bound_that_does_not_hold_is_named_and_nothing_is_recorded(
 
 
 def test_an_artifact_without_an_exported_encoder_has_nothing_to_check(runtime):
-    with pytest.raises(ConfigError, match="no encoder that is exported"):
+    with pytest.raises(ConfigError, match="no encoder that can be exported"):
         checking.compare(OLD, [Query("a")], runtime())
 
 
@@ -188,7 +189,8 @@ def test_the_commands_export_check_and_accept(artifact, tmp_path):
     (tmp_path / "s.jsonl").write_text("\n".join(json.dumps(q.text) for q in QUERIES))
     options = ["--folder", tmp_path / "out", "--samples", tmp_path / "s.jsonl", "--changed", 0.5]
     refused = run("check-encoder", artifact, *options, "--min-cosine", 0.9999999)
-    assert isinstance(refused.exception, ConfigError)
+    assert refused.exit_code == EXIT_FOUND
+    assert "not accepted" in refused.output
     assert load_artifact(artifact).feature_parts.accepted == ((),)
     dry = run("check-encoder", artifact, *options, "--min-cosine", 0.9, "--no-record", "--json")
     assert json.loads(dry.stdout)["samples"] == len(QUERIES)
@@ -203,8 +205,11 @@ def test_export_takes_a_yaml_file_and_refuses_what_is_none(spec, tmp_path):
     pytest.importorskip("onnx")
     (tmp_path / "encoder.yml").write_text(f"encoder: {spec.model_dump_json()}\n")
     out = tmp_path / "out"
-    made = run("export-encoder", tmp_path / "encoder.yml", "--output", out, "--precision", "fp32")
+    fp32 = ("--precision", "fp32", "--json")
+    made = run("export-encoder", tmp_path / "encoder.yml", "--output", out, *fp32)
     assert made.exit_code == 0, made.output
+    (told,) = json.loads(made.stdout)["encoders"]
+    assert Path(told["folder"]).parent == out and list(told["variants"]) == ["fp32"]
     for wrong in (tmp_path / "nothing.yml", "no-such-kind"):
         assert isinstance(run("export-encoder", wrong, "--output", out).exception, ConfigError)
     assert isinstance(run("check-encoder", "a", "--samples", "b").exception, ConfigError)

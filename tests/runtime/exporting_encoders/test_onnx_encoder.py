@@ -58,6 +58,29 @@ def test_equal_windows_are_encoded_once_and_batches_end_with_their_longest(spec,
     assert asked == [(3, 77)]
 
 
+def test_one_run_takes_no_more_than_is_quick(spec, runtime, monkeypatch):
+    encoder = build_encoder(spec, runtime=runtime().model_copy(update={"batch_size": 64}))
+    whole = encoder.encode_texts(TEXTS)
+    asked = []
+    run = encoder._text_graph.run
+
+    def counting(inputs):
+        asked.append(inputs["ids"].size)
+        return run(inputs)
+
+    encoder._text_graph.run = counting
+    encoder.encode_texts([f"{number} " * 90 for number in range(20)])  # two windows each
+    assert len(asked) > 2
+    assert max(asked) <= 512
+    asked.clear()
+    monkeypatch.setattr("router_runtime.prediction.encoders.onnx_encoder._TOKENS", 1)
+    np.testing.assert_allclose(encoder.encode_texts(TEXTS), whole, atol=1e-5)
+    assert len(asked) == len(set(TEXTS))  # one window each, the equal ones once
+    pixels = np.stack([encoder._preprocess(picture(seed)) for seed in range(10)])
+    both = np.vstack([encoder.encode_pixels(pixels[:8]), encoder.encode_pixels(pixels[8:])])
+    np.testing.assert_array_equal(encoder.encode_pixels(pixels), both)
+
+
 def test_threads_may_share_an_encoder(spec, runtime):
     encoder = build_encoder(spec, runtime=runtime(threads=2))
     expected = encoder.encode_texts(["b"])
@@ -70,8 +93,7 @@ def test_cpus_bind_the_session_and_not_the_caller(spec, runtime):
     before = os.sched_getaffinity(0)
     encoder = build_encoder(spec, runtime=runtime(cpus=[min(before)]))
     assert os.sched_getaffinity(0) == before
-    own = encoder._text_graph._own
-    assert own.submit(os.sched_getaffinity, 0).result() == {min(before)}
+    assert encoder._text_graph._thread.call(os.sched_getaffinity, 0) == {min(before)}
     plain = build_encoder(spec, runtime=runtime())
     np.testing.assert_array_equal(encoder.encode_texts(TEXTS), plain.encode_texts(TEXTS))
 
@@ -101,7 +123,7 @@ def test_files_of_another_precision_are_not_read(spec, copy):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda m: m.update(format_version=2),
+        lambda m: m.update(format_version=3),
         lambda m: m.update(files={}),
         lambda m: m["variants"]["fp32"]["text"].update(file="../elsewhere"),
         lambda m: m["spec"].update(kind="elsewhere"),
@@ -133,9 +155,13 @@ def test_an_empty_folder_says_how_to_fill_it(spec, tmp_path):
     [
         ({"engine": "onnx"}, "needs 'folder'"),
         ({"engine": "onnx", "folder": "x", "device": "cuda"}, "runs on the CPU"),
-        ({"folder": "x"}, "'folder' counts for 'engine: onnx' alone"),
+        ({"folder": "x"}, "'folder' counts for 'engine: onnx' or 'openvino' alone"),
         ({"threads": 2}, "'threads' counts"),
         ({"precision": "int4"}, "precision"),
+        ({"engine": "openvino"}, "'engine: openvino' needs 'folder'"),
+        ({"engine": "onnx", "folder": "x", "precision": "bf16"}, "bf16' needs 'engine: openvino'"),
+        ({"engine": "openvino", "folder": "x", "precision": "int8"}, "needs 'engine: onnx'"),
+        ({"engine": "openvino", "folder": "x", "threads": 2, "cpus": [0]}, "needs 'threads: 1'"),
     ],
 )
 def test_settings_that_would_count_for_nothing_are_refused(given, message):

@@ -8,6 +8,7 @@ from router_runtime.prediction.parts import (
     PREDICTORS,
     load_parts,
     predictor_facts,
+    refuse_exported,
     refuse_server,
 )
 
@@ -33,3 +34,11 @@ def test_a_server_that_nothing_would_call_is_refused(given):
     refuse_server(EncoderRuntime(), holds="nothing")
     with pytest.raises(ConfigError, match="the artifact has no server"):
         refuse_server(EncoderRuntime(**given), holds="no server")
+
+
+def test_exported_files_that_no_encoder_would_come_from_are_refused(tmp_path):
+    exported = EncoderRuntime(engine="onnx", folder=tmp_path)
+    refuse_exported(EncoderRuntime(), kinds=["embedded"])
+    refuse_exported(exported, kinds=["embedded", "clip"])
+    with pytest.raises(ConfigError, match="no encoder that can be exported"):
+        refuse_exported(exported, kinds=["embedded"])

@@ -187,7 +187,9 @@ def test_a_damaged_picture_is_a_query_error():
         preprocess(load_image(data[: len(data) // 2]))
 
 
-def test_a_large_smooth_jpeg_is_decoded_small_and_a_detailed_one_is_not(monkeypatch):
+@pytest.fixture
+def decodings(monkeypatch):
+    """The sizes of all that is decoded, height first."""
     seen = []
     inner = OpenPicture.pixels
 
@@ -197,10 +199,38 @@ def test_a_large_smooth_jpeg_is_decoded_small_and_a_detailed_one_is_not(monkeypa
         return found
 
     monkeypatch.setattr(OpenPicture, "pixels", recorded)
-    preprocess(VARIED["photo as JPEG"])
-    assert seen == [(400, 640)]
+    return seen
+
+
+def test_a_large_smooth_jpeg_is_decoded_small(decodings):
+    image = stored(photo(1280, 800), "JPEG")
+    assert difference(image) <= 0.95
+    assert decodings == [(400, 640)]
+
+
+def test_a_jpeg_of_many_bits_is_decoded_once_and_in_full(decodings):
     preprocess(VARIED["text as JPEG"])
-    assert seen[1:] == [(400, 640), (800, 1280)]
+    assert decodings == [(800, 1280)]
+
+
+def test_a_jpeg_of_few_bits_and_much_detail_is_decoded_again(decodings):
+    picture = PIL.Image.new("RGB", (1280, 800), "white")
+    draw = PIL.ImageDraw.Draw(picture)
+    for x in range(0, 1280, 40):
+        draw.line((x, 0, x, 800), fill="black")
+    image = stored(picture, "JPEG")
+    assert difference(image) <= 0.95
+    assert decodings == [(400, 640), (800, 1280)]
+
+
+def test_fine_coloured_text_is_not_decoded_small_however_large_it_is(decodings):
+    rng = np.random.default_rng(0)
+    picture = PIL.Image.new("RGB", (2600, 1900), "white")
+    draw = PIL.ImageDraw.Draw(picture)
+    for y in range(0, 1900, 16):
+        draw.text((4, y), WORDS * 2, fill=tuple(int(v) for v in rng.integers(0, 256, 3)))
+    assert difference(stored(picture, "JPEG")) <= 0.95
+    assert decodings[-1] == (1900, 2600)
 
 
 @pytest.mark.parametrize("name", [name for name in VARIED if name != "large JPEG"])

@@ -87,6 +87,35 @@ def test_every_cleaning_is_that_of_open_clip(text, kind):
     assert ours.clean(text, kind) == open_clip.tokenizer.get_clean_fn(kind)(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Erkläre, wie der Fluß strömt 😀",
+        "Объясните, как река приносит воду\nв город",
+        "请解释河流\uff0c为什么\uff1f",
+        "It\u2019s the \u201cbest\u201d river \u2014 isn\u2019t it\u2026",
+    ],
+)
+def test_text_in_which_ftfy_changes_at_most_quotes_and_widths_goes_past_it(text, monkeypatch):
+    expected = open_clip.tokenizer.get_clean_fn("lower")(text)
+    monkeypatch.setattr(ours.ftfy, "fix_text", lambda _: pytest.fail("asked ftfy"))
+    assert ours.clean(text, "lower") == expected
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    st.lists(
+        st.sampled_from("ÃÂâà€™œŒ√≈вЂГРС°\u201a\u2019\u301c\uff06\uff76\uff9e\u3099\nx &;<amp"),
+        max_size=9,
+    )
+)
+@example(list("vit\u0301e"))
+@example(["\uff06", "l", "t", ";"])
+def test_wrongly_decoded_text_is_mended_as_by_ftfy(pieces):
+    text = "".join(pieces)
+    assert ours._mended(text) == ours.ftfy.fix_text(text)
+
+
 @pytest.mark.parametrize("kind", ["whitespace", "canonicalize"])
 def test_other_cleanings_give_open_clips_tokens(kind):
     reference = open_clip.SimpleTokenizer(str(MERGES), clean=kind)

@@ -10,7 +10,12 @@ import pytest
 
 from router_runtime.errors import EncoderError, QueryError
 from router_runtime.images import OpenPicture, load_image
-from router_runtime.prediction.encoders.pictures_ahead import encode_pictures, map_ahead
+from router_runtime.prediction.encoders import pictures_ahead
+from router_runtime.prediction.encoders.pictures_ahead import (
+    decoders_beside,
+    encode_pictures,
+    map_ahead,
+)
 
 
 def pictures(n: int) -> list:
@@ -129,3 +134,14 @@ def test_an_error_of_the_source_comes_after_the_items_before_it():
         assert [next(found), next(found), next(found)] == ["0", "1", "2"]
         with pytest.raises(ValueError, match="no more"):
             next(found)
+
+
+@pytest.mark.parametrize(
+    ("processors", "encoding", "decoding"),
+    [(1, 1, 1), (2, 1, 1), (2, 2, 1), (8, 2, 6), (16, 16, 4), (64, 8, 16)],
+)
+def test_decoding_takes_the_processors_that_encoding_leaves(
+    monkeypatch, processors, encoding, decoding
+):
+    monkeypatch.setattr(pictures_ahead, "processors", lambda: processors)
+    assert decoders_beside(encoding) == decoding

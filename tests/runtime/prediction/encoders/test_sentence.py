@@ -58,14 +58,14 @@ def test_there_is_no_picture_half(minilm):
 
 
 def test_a_question_after_a_preamble_of_2000_tokens_changes_the_features(minilm):
-    assert len(minilm._tokenizer(PREAMBLE, verbose=False)["input_ids"]) > 2000
+    assert len(minilm.tokenizer(PREAMBLE, verbose=False)["input_ids"]) > 2000
     one, other = minilm.encode_texts([PREAMBLE + "What is a gene?", PREAMBLE + "Who won in 1966?"])
     assert np.abs(one - other).max() > 1e-3
 
 
 def test_the_model_alone_would_hide_that_question(minilm):
     texts = [PREAMBLE + "What is a gene?", PREAMBLE + "Who won in 1966?"]
-    one, other = minilm._model.encode(texts)
+    one, other = minilm.model.encode(texts)
     np.testing.assert_allclose(one, other, atol=1e-6)
 
 
