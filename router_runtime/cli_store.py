@@ -125,7 +125,7 @@ def upgrade_command(config: ConfigOption, as_json: JsonOption = False) -> None:
         if as_json:
             print_json({"url": url, "revision": revision})
         else:
-            out.print(f"{url}: revision {revision}")
+            out.print(f"{url}: revision {revision}", soft_wrap=True)
     finally:
         engine.dispose()
 

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from numbers import Integral
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -50,6 +50,11 @@ class SafeConsole(Console):
     A model's or a data set's name could otherwise clear the screen, retitle the window or pose as
     another line of output.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if options.get("width") is None:
+            self._width = None  # COLUMNS is read when something is printed, not now
 
     @property
     def size(self) -> ConsoleDimensions:

@@ -250,17 +250,18 @@ def files(_: Bench) -> Iterator[Row]:
 
 
 def whole_decisions(bench: Bench) -> Iterator[Row]:
-    """From the text to the decision, on all processors, int8."""
+    """From the text to the decision, int8."""
     decided_by_int8(bench)
-    config = bench.folder / "whole.yml"
-    config.write_text(
-        "artifact: artifact\n"
-        "encoder: {engine: onnx, folder: encoders, precision: int8, "
-        f"threads: {processors()}}}\n"
-        "service: {batching: {cache_entries: 0}}\n",
-        encoding="utf-8",
-    )
-    return whole.rows(config, Path(bench.spec.pretrained))
+    configs = []
+    for threads in (1, processors()):
+        configs.append(bench.folder / f"whole-{threads}.yml")
+        configs[-1].write_text(
+            "artifact: artifact\n"
+            f"encoder: {{engine: onnx, folder: encoders, precision: int8, threads: {threads}}}\n"
+            "service: {batching: {cache_entries: 0}}\n",
+            encoding="utf-8",
+        )
+    return whole.rows(*configs, Path(bench.spec.pretrained))
 
 
 def main() -> int:

@@ -99,7 +99,7 @@ def test_a_library_that_does_not_load_is_a_problem(monkeypatch):
 
     monkeypatch.setattr(checks, "ENCODER_KINDS", ("clip",))
     monkeypatch.setattr(checks, "check_encoder", broken)
-    (found,) = checks.encoders()
+    found = told(checks.encoders(), "clip")
     assert found.status == "problem"
     assert "undefined symbol" in found.detail
 

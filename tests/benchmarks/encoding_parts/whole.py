@@ -1,4 +1,4 @@
-"""Whole decisions on texts, in a process that uses every processor: ours, or as LLM Router v2's.
+"""Whole decisions on texts: ours, or as LLM Router v2 makes them.
 
     python -m encoding_parts.whole routed CONFIG
     python -m encoding_parts.whole ancestor CHECKPOINT
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -26,13 +27,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from labelling_parts.table import Row
 
 NAME: Final = "ViT-B-32-quickgelu"
 FASTER_ALONE, MORE_TOGETHER = 10.0, 12.0
 TOGETHER: Final = 16
+Ask: TypeAlias = Callable[[int, float], dict[str, float]]
 _ROUNDS, _SECONDS = 3, 4.0
 _WARM_UP_S: Final = 1.0
 _WORDS: Final = (
@@ -41,36 +43,49 @@ _WORDS: Final = (
 ).split()
 
 
-def rows(config: Path, checkpoint: Path) -> Iterator[Row]:
-    """Both sides by turns, each alone on the machine while it is asked."""
-    alone, together = [], []
+def rows(single: Path, config: Path, checkpoint: Path) -> Iterator[Row]:
+    """Both sides by turns, each alone on the machine while it is asked.
+
+    Parameters
+    ----------
+    single, config : Path
+        Runtime configs that encode with one thread, and with one per processor.
+    checkpoint : Path
+        The ancestor's weights.
+    """
+    with _asked("routed", single, 1) as ours, _asked("ancestor", checkpoint, 1) as other:
+        yield _one_at_a_time(ours, other, "one thread each")
     with _asked("routed", config) as ours, _asked("ancestor", checkpoint) as other:
-        for ask in (ours, other):
-            ask(TOGETHER, _WARM_UP_S)
-        for _ in range(_ROUNDS):
-            alone.append([ask(1, _SECONDS)["p50_s"] for ask in (ours, other)])
-            together.append([ask(TOGETHER, _SECONDS)["rate"] for ask in (ours, other)])
-    mine, theirs = (statistics.median(one) for one in zip(*alone, strict=True))
-    what = "whole decision (text), p50, one at a time, all cores"
-    yield Row(what, f"{mine * 1e3:.2f} ms", f"{theirs * 1e3:.1f} ms", theirs / mine, FASTER_ALONE)
-    mine, theirs = (statistics.median(one) for one in zip(*together, strict=True))
+        yield _one_at_a_time(ours, other, "all cores")
+        rates = [[ask(TOGETHER, _SECONDS)["rate"] for ask in (ours, other)] for _ in range(_ROUNDS)]
+    mine, theirs = (statistics.median(one) for one in zip(*rates, strict=True))
     what = f"whole decisions/s (text), {TOGETHER} at a time, all cores"
     yield Row(what, f"{mine:.0f}", f"{theirs:.1f}", mine / theirs, MORE_TOGETHER)
 
 
-@contextmanager
-def _asked(side: str, place: Path) -> Iterator[Callable[[int, float], dict[str, float]]]:
-    """Run one side while the block runs; what is given asks it."""
-    import os
+def _one_at_a_time(ours: Ask, other: Ask, said: str) -> Row:
+    for ask in (ours, other):
+        ask(TOGETHER, _WARM_UP_S)
+    seen = [[ask(1, _SECONDS)["p50_s"] for ask in (ours, other)] for _ in range(_ROUNDS)]
+    mine, theirs = (statistics.median(one) for one in zip(*seen, strict=True))
+    what = f"whole decision (text), p50, one at a time, {said}"
+    return Row(what, f"{mine * 1e3:.2f} ms", f"{theirs * 1e3:.1f} ms", theirs / mine, FASTER_ALONE)
 
-    limits = {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"}
+
+@contextmanager
+def _asked(side: str, place: Path, threads: int | None = None) -> Iterator[Ask]:
+    """Run one side while the block runs; what is given asks it. None: as many as libraries take."""
+    limits = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    environ = {key: value for key, value in os.environ.items() if key not in limits}
+    if threads is not None:
+        environ |= dict.fromkeys(limits, str(threads))
     with subprocess.Popen(  # noqa: S603  our own program
         [sys.executable, "-m", "encoding_parts.whole", side, str(place)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[1],
-        env={key: value for key, value in os.environ.items() if key not in limits},
+        env=environ,
     ) as process:
 
         def ask(concurrency: int, seconds: float) -> dict[str, float]:
