@@ -37,8 +37,10 @@ def export(folder: Path, precision: str) -> tuple[ClipSpec, Path]:
     from safetensors.torch import save_file
 
     from router_runtime.exporting_encoders.exporting import export_encoder
+    from router_runtime.weights import torch_setup  # noqa: F401  makes torchvision importable
 
-    import open_clip  # isort: skip  # after what makes torchvision importable
+    # isort: split
+    import open_clip
 
     torch.manual_seed(0)
     model = open_clip.create_model(NAME)
