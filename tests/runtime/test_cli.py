@@ -87,6 +87,17 @@ def test_a_runtime_config_is_used_and_checked(artifact, tmp_path):
     assert succeeded("route", "--config", config, "--quiet", "Hello").strip() == "sim-small-text"
 
 
+def test_what_cannot_be_served_is_said_once_something_asks_to_be_served(artifact, tmp_path):
+    config = tmp_path / "router.yml"
+    told = f"artifact: {artifact}\ncandidates: [{{id: sim-small-text}}]\n"
+    target = "{kind: compatible, base_url: 'http://127.0.0.1:9/v1'}"
+    for more in ("service: {port: 8080}\n", f"direct: [{{id: other, target: {target}}}]\n"):
+        config.write_text(told + more)
+        assert "no target for sim-small-text" in succeeded("check-config", config)
+    config.write_text(told)
+    assert json.loads(succeeded("check-config", config, "--json"))["serving"] == []
+
+
 def test_inspect_shows_what_an_artifact_contains(artifact):
     shown = succeeded("inspect", artifact)
     assert "logistic" in shown

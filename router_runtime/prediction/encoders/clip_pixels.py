@@ -173,7 +173,7 @@ class Preprocessing:
         _resize(source, rows, columns, kernel, out=kept)
         return self._normalised(out)
 
-    def _places(self, width: int, height: int) -> tuple[_Place, _Place]:
+    def _places(self, width: int, height: int) -> tuple[Place, Place]:
         """Return where rows and columns of the picture go."""
         return _PLACES[self.resize_mode]((height, width), (self.height, self.width))
 
@@ -201,7 +201,7 @@ def _preprocessing(
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """One axis: the picture is resized to ``resized`` pixels, of which ``target`` gets some.
 
     Parameters
@@ -219,15 +219,15 @@ class _Place:
     target: slice
 
 
-def _place(resized: int, wanted: int) -> _Place:
+def _place(resized: int, wanted: int) -> Place:
     """Cut ``resized`` pixels down to ``wanted``, or set them into the middle of as many."""
     if resized >= wanted:
-        return _Place(resized, round((resized - wanted) / 2), slice(wanted))
+        return Place(resized, round((resized - wanted) / 2), slice(wanted))
     before = (wanted - resized) // 2
-    return _Place(resized, 0, slice(before, before + resized))
+    return Place(resized, 0, slice(before, before + resized))
 
 
-def _shortest(full: tuple[int, int], wanted: tuple[int, int]) -> tuple[_Place, _Place]:
+def _shortest(full: tuple[int, int], wanted: tuple[int, int]) -> tuple[Place, Place]:
     if wanted[0] == wanted[1]:  # torchvision's Resize: cut off, not rounded
         short = min(full)
         sizes = [wanted[0] if side == short else int(wanted[0] * side / short) for side in full]
@@ -237,13 +237,13 @@ def _shortest(full: tuple[int, int], wanted: tuple[int, int]) -> tuple[_Place, _
     return _place(sizes[0], wanted[0]), _place(sizes[1], wanted[1])
 
 
-def _longest(full: tuple[int, int], wanted: tuple[int, int]) -> tuple[_Place, _Place]:
+def _longest(full: tuple[int, int], wanted: tuple[int, int]) -> tuple[Place, Place]:
     ratio = max(side / side_wanted for side, side_wanted in zip(full, wanted, strict=True))
     rows, columns = (max(1, round(side / ratio)) for side in full)
     return _place(rows, wanted[0]), _place(columns, wanted[1])
 
 
-def _squash(_: tuple[int, int], wanted: tuple[int, int]) -> tuple[_Place, _Place]:
+def _squash(_: tuple[int, int], wanted: tuple[int, int]) -> tuple[Place, Place]:
     return _place(wanted[0], wanted[0]), _place(wanted[1], wanted[1])
 
 
@@ -277,7 +277,7 @@ def _detail(source: Pixels) -> float:
 
 
 def _resize(
-    source: Pixels, rows: _Place, columns: _Place, kernel: Interpolation, *, out: F32
+    source: Pixels, rows: Place, columns: Place, kernel: Interpolation, *, out: F32
 ) -> None:
     """Write the resized channels to ``out`` (3, n_rows, n_columns), neither rounded nor clipped."""
     n_rows, n_columns = out.shape[1:]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from router_runtime.errors import EncoderError
-from router_runtime.prediction.encoders.clip_pixels import Interpolation, Preprocessing, _Place
+from router_runtime.prediction.encoders.clip_pixels import Interpolation, Place, Preprocessing
 
 _INTERPOLATIONS: Final[dict[int, Interpolation]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 _RESCALED: Final = 1 / 255
@@ -46,13 +46,13 @@ class CroppedPreprocessing(Preprocessing):
                 "encoder's configuration."
             )
 
-    def _places(self, width: int, height: int) -> tuple[_Place, _Place]:
+    def _places(self, width: int, height: int) -> tuple[Place, Place]:
         short = min(width, height)
         rows, columns = (int(self.shorter_side * side / short) for side in (height, width))
         return self._middle(rows), self._middle(columns)
 
-    def _middle(self, resized: int) -> _Place:
-        return _Place(resized, (resized - self.height) // 2, slice(self.height))
+    def _middle(self, resized: int) -> Place:
+        return Place(resized, (resized - self.height) // 2, slice(self.height))
 
 
 def from_processor(config: Mapping[str, Any]) -> Preprocessing:

@@ -113,6 +113,8 @@ def test_marks_of_an_audit_come_back_as_agreement(site):
     done = call("audit", path, "--output", folder, "--rows", 12, "--no-pictures")
     assert done.exit_code == 0, done.output
     assert "12 answers to look at" in done.output
+    some = call("audit", path, "--output", site.folder / "a", "--rows", 2, "--limit", 8)
+    assert f"router-train trust {path} --limit 8 --human" in some.stdout.replace("\n", "")
     again = call("audit", path, "--output", site.folder / "b", "--rows", 2, "--json")
     assert json.loads(again.stdout)["answers"] == 2
     with (folder / "audit.csv").open(encoding="utf-8-sig", newline="") as file:
